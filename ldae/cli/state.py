@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage remembers of its training, so that `fit` knows whether to begin, go on, stop or do nothing."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ldae.cli.configs import differences
+from ldae.data.artefact import read_json, sha256_file, sha256_json, write_json
+from ldae.errors import CheckpointError
+
+COHORT_COLUMNS = ("subject", "session", "path", "diagnosis", "age", "split")
+PARENTS = {"denoiser": ("autoencoder",), "representation": ("autoencoder", "denoiser")}
+WAY_OUT = "Train it anew with --overwrite true, or keep both with another --run_dir."
+
+
+@dataclass
+class StageState:
+    """The record beside a stage's checkpoint.
+
+    Attributes:
+        config: Dotted keys that decide what is learned.
+        inputs: Hashes of what it learns from: the cohort's table and the components before it.
+        request: Hash of the words that asked for it, so that the same words are answered at once.
+        outputs: Files written at the end, relative to the run folder, and their hashes; empty until then.
+        seconds: Time spent on it so far, over all interruptions.
+    """
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    request: str
+    outputs: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Where a stage of a run keeps its checkpoint, its resolved configuration and its record."""
+
+    run_dir: Path
+    kind: str
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir / "checkpoints" / self.kind
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def artefact(self) -> Path:
+        """The component that the stage writes when it is done."""
+        return self.run_dir / self.kind / "config.json"
+
+    def read(self) -> StageState | None:
+        """The record, or None before the first training."""
+        path = self.folder / "stage.json"
+        if not path.is_file():
+            return None
+        document = read_json(path)
+        if not isinstance(document, dict) or set(document) != {item.name for item in fields(StageState)}:
+            raise CheckpointError(f"{path} must be a record of fit, got other keys. {WAY_OUT}")
+        return StageState(**document)
+
+    def write(self, state: StageState) -> None:
+        write_json(self.folder / "stage.json", asdict(state))
+
+    def clear(self) -> None:
+        """Forget the training; the component that it wrote stays until a new one replaces it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def cohort_hash(path: Path) -> str | None:
+    """Hash of who is in the cohort, as CSV or as the tables of a BIDS folder; None where there is none.
+
+    Only the columns that training reads count, so that a column added later changes nothing.
+    """
+    if path.is_dir():
+        tables = sorted([*path.glob("participants.tsv"), *path.glob("sub-*/*sessions.tsv")])
+        return sha256_json([[table.name, sha256_file(table)] for table in tables])
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        return sha256_json([[row.get(column) for column in COHORT_COLUMNS] for row in csv.DictReader(stream)])
+
+
+def gather_inputs(run_dir: Path, *, cohort: Path, kind: str) -> dict[str, str]:
+    """Hashes of what a stage of this kind learns from: the cohort's table and the components before it."""
+    found = {parent: run_dir / parent / "config.json" for parent in PARENTS.get(kind, ())}
+    inputs = {parent: sha256_file(path) for parent, path in found.items() if path.is_file()}
+    cohort_sha = cohort_hash(cohort)
+    return inputs if cohort_sha is None else {"cohort": cohort_sha, **inputs}
+
+
+def output_hashes(run_dir: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Hashes of written files by their place in the run folder."""
+    return {path.relative_to(run_dir).as_posix(): sha256_file(path) for path in files}
+
+
+def is_complete(run_dir: Path, state: StageState) -> bool:
+    """Whether everything that the stage wrote at its end is still there, unchanged."""
+    return bool(state.outputs) and all(
+        (run_dir / name).is_file() and sha256_file(run_dir / name) == digest
+        for name, digest in state.outputs.items()
+    )
+
+
+def find_complete(run_dir: Path, *, request: str, cohort: Path) -> StageFolder | None:
+    """The stage that these very words have trained already, if all is as it was then.
+
+    It reads a few small files only, so the answer comes before the training stack could be imported.
+    """
+    for path in sorted(run_dir.glob("checkpoints/*/stage.json")):
+        stage = StageFolder(run_dir=run_dir, kind=path.parent.name)
+        state = stage.read()
+        if state is None or state.request != request or not is_complete(run_dir, state):
+            continue
+        if gather_inputs(run_dir, cohort=cohort, kind=stage.kind) == state.inputs:
+            return stage
+    return None
+
+
+def mismatch(stage: StageFolder, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
+    """Why the training of this stage cannot go on as asked: a sentence with the way out, or None.
+
+    It names the keys of the configuration and the inputs that are not those of the training.
+    """
+    state = stage.read()
+    if state is None:
+        if not stage.artefact.is_file():
+            return None
+        return (
+            f"{stage.artefact.parent} must be empty or come from fit in this run folder, "
+            f"got a component without its record in {stage.folder}. {WAY_OUT}"
+        )
+    changed = differences(state.config, config)
+    if changed:
+        return f"The configuration must be the one of {stage.folder}, got {'; '.join(changed)}. {WAY_OUT}"
+    others = sorted(key for key in {*state.inputs, *inputs} if state.inputs.get(key) != inputs.get(key))
+    if others:
+        return f"The inputs must be those of {stage.folder}, but {', '.join(others)} changed since. {WAY_OUT}"
+    return None

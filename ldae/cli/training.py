@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `fit`, `validate` and `test` do with a stage: begin, go on, refuse, export, assemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ldae.cli.checkpoint import EpochCheckpoint
+from ldae.cli.configs import essence
+from ldae.cli.scans import show_progress
+from ldae.cli.stage import StageCLI
+from ldae.cli.state import StageState, gather_inputs, is_complete, mismatch, output_hashes
+from ldae.data.artefact import atomic_path
+from ldae.errors import InputError
+
+
+def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
+    """Train a stage to its end, from its last checkpoint where there is one, and write its component.
+
+    Args:
+        words: Configs and key overrides.
+        request: Hash of these words, kept so that the same ones are answered at once.
+        started: When the command began, by `time.perf_counter`.
+
+    Raises:
+        InputError: The run folder holds this stage trained with another configuration or other inputs.
+    """
+    cli = StageCLI(words)
+    if cli.fast_dev_run:
+        cli.build()
+        with _possible():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        return
+    state, fresh = _begin(cli, request=request)
+    if not fresh and is_complete(cli.run_dir, state):
+        # asked for in other words, but the same: answer faster next time
+        cli.stage.write(state)
+        print(f"{cli.stage.artefact.parent} is up to date.")
+        return
+    _train(cli, state=state, fresh=fresh, started=started)
+
+
+def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
+    """Run a stage's validation or test loop on its last checkpoint.
+
+    Raises:
+        InputError: The stage has not been trained in this run folder.
+    """
+    cli = StageCLI(words)
+    checkpoint = Path(cli.config["ckpt_path"] or cli.stage.checkpoint)
+    if not checkpoint.is_file() and not cli.fast_dev_run:
+        raise InputError(
+            f"{verb} must find a checkpoint, got none at {checkpoint}. Run first: ldae fit with this config."
+        )
+    cli.build()
+    loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
+    path = str(checkpoint) if checkpoint.is_file() else None
+    with _possible():
+        loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+
+
+def _begin(cli: StageCLI, *, request: str) -> tuple[StageState, bool]:
+    """The stage's record, and whether it is a new one, after the check that it may go on as asked."""
+    config = essence(cli.resolved)
+    inputs = gather_inputs(cli.run_dir, cohort=cli.cohort, kind=cli.stage.kind)
+    new = StageState(config=config, inputs=inputs, request=request)
+    obstacle = mismatch(cli.stage, config=config, inputs=inputs)
+    overwrite = cli.config["overwrite"]
+    if overwrite is True or (overwrite == "stale" and obstacle):
+        return new, True
+    if obstacle:
+        raise InputError(obstacle)
+    state = cli.stage.read()
+    return (new, True) if state is None else (replace(state, request=request), False)
+
+
+def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> None:
+    stage = cli.stage
+
+    def saved(seconds: float) -> None:
+        state.seconds = seconds
+        _save_config(cli)
+        stage.write(state)
+
+    checkpoint = EpochCheckpoint(stage.checkpoint, started=started, earlier=state.seconds, saved=saved)
+    cli.build(checkpoints=[] if cli.config["trainer"]["enable_checkpointing"] is False else [checkpoint])
+    if fresh and cli.trainer.is_global_zero:
+        stage.clear()
+    last = cli.config["ckpt_path"]
+    if last is None and not fresh and stage.checkpoint.is_file():
+        last = str(stage.checkpoint)
+        print(f"Going on from {last}")
+    with _possible():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
+    if cli.trainer.is_global_zero:
+        _finish(cli, state=state)
+        saved(checkpoint.seconds)
+
+
+@contextmanager
+def _possible() -> Iterator[None]:
+    """Lightning's word for settings that do not go together is the user's to correct."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error
+
+
+def _save_config(cli: StageCLI) -> None:
+    """The resolved configuration, beside the checkpoint."""
+    if not cli.stage.config.is_file():
+        with atomic_path(cli.stage.config) as temporary:
+            temporary.write_text(yaml.safe_dump(cli.resolved, sort_keys=False), encoding="utf-8")
+
+
+def _finish(cli: StageCLI, *, state: StageState) -> None:
+    """Write the component, and after stage 3 the pipeline."""
+    stage = cli.stage
+    cli.model.export(stage.artefact.parent)
+    written = [stage.artefact]
+    if stage.kind == "representation":
+        from ldae.pipeline.assemble import assemble_pipeline
+
+        folder = assemble_pipeline(cli.run_dir, cohort=cli.cohort, progress=show_progress())
+        written.append(folder / "model_index.json")
+    state.outputs = output_hashes(cli.run_dir, written)
+    print(f"Wrote {' and '.join(str(path.parent) for path in written)}")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ldae embed`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldae.cli.options import add_batch_size, add_pipeline, add_scans
+from ldae.cli.scans import check_choice, load_pipeline, show_progress
+
+HELP = "write the semantic codes of scans or a cohort as a table, embeddings.parquet"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_scans(parser)
+    add_pipeline(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/embed"),
+        metavar="DIR",
+        help="folder of embeddings.parquet (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder of preprocessed volumes, such as a run's cache"
+    )
+    add_batch_size(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="compute the codes even if the same lie there"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed."""
+    from ldae.pipeline.embeddings import embed_cohort
+
+    check_choice(args)
+    out = embed_cohort(
+        args.pipeline,
+        args.cohort or args.scans,
+        out=args.out / "embeddings.parquet",
+        splits=[args.split] if args.split else None,
+        batch_size=args.batch_size,
+        device=args.device,
+        cache=args.cache,
+        overwrite=args.overwrite,
+        progress=show_progress(),
+    )
+    if args.scans:
+        for path, novelty in zip(args.scans, load_pipeline(args).novelty(args.scans), strict=True):
+            print(f"{path}: {novelty.verdict}")
+    print(f"The codes are in {out}")
+    return 0

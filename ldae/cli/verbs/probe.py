@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ldae probe`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldae.cli.options import add_run_dir, add_seed
+
+HELP = "fit a linear head on embeddings and measure it on held-out subjects"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_run_dir(parser)
+    parser.add_argument(
+        "--embeddings", type=Path, metavar="FILE", help="default: embeddings.parquet of the run"
+    )
+    parser.add_argument(
+        "--target", required=True, metavar="COLUMN", help="what to predict, such as diagnosis or age"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="only these, such as CN AD (default for diagnosis)"
+    )
+    parser.add_argument("--positive", metavar="CLASS", help="class that counts as positive (default: AD)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="head folder (default: heads/COLUMN of the run)"
+    )
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit and measure."""
+    from ldae.evaluation.probes import fit_probe
+
+    folder = fit_probe(
+        args.embeddings or args.run_dir / "embeddings.parquet",
+        target=args.target,
+        out=args.out or args.run_dir / "heads" / args.target,
+        classes=args.classes,
+        positive=args.positive,
+        seed=args.seed,
+    )
+    print(f"Wrote {folder}")
+    return 0

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ldae report`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ldae.cli.options import add_run_dir
+
+HELP = "write the page of a run, report.html, with its figures and summary.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_run_dir(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page."""
+    from ldae.report.page import write_report
+
+    print(f"Wrote {write_report(args.run_dir)}")
+    return 0

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artefacts on disk: atomic writes, content hashes, and components as config.json + model.safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldae import __version__
+from ldae.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One trained part of the pipeline as it lies on disk.
+
+    Attributes:
+        kind: What it is, such as "autoencoder".
+        config: Constructor arguments of the network, plain JSON types.
+        tensors: Weights and buffers by name.
+        spec: Preprocessing spec of the scans it was trained on, as a dictionary, or None.
+        split: Hash of the subject split it was trained on, or None.
+        parents: sha256 of the components it was made from, by kind.
+        extra: Whatever else belongs to it (schedule, prediction target, training summary).
+        sha256: Hash of this component: configuration, parents and weights.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    spec: dict[str, Any] | None
+    split: str | None
+    parents: dict[str, str]
+    extra: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex digest of a value's canonical JSON form (sorted keys, no spaces)."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends without an error.
+
+    The suffixes are kept, since writers such as nibabel choose the format by them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:]))
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} must be JSON, but reading it failed: {error}. Make it anew.") from error
+
+
+def save_component(
+    folder: str | Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    spec: Mapping[str, Any] | None = None,
+    split: str | None = None,
+    parents: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a component folder and return its sha256.
+
+    The weights go first and the configuration, which names their hash, last: a folder torn between the two
+    is recognised by `load_component`.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        weights = sha256_file(temporary)
+    document = {
+        "kind": kind,
+        "ldae_version": __version__,
+        "config": dict(config),
+        "spec": None if spec is None else dict(spec),
+        "split": split,
+        "parents": dict(parents or {}),
+        "extra": dict(extra or {}),
+        "weights_sha256": weights,
+    }
+    write_json(folder / CONFIG_NAME, document)
+    return sha256_json(document)
+
+
+def component_sha256(folder: str | Path) -> str:
+    """The sha256 of a component folder, from its configuration (which names the hash of the weights)."""
+    return sha256_json(read_json(Path(folder) / CONFIG_NAME))
+
+
+def load_component(folder: str | Path, kind: str) -> Component:
+    """Read a component folder and check that it is whole and of the wanted kind.
+
+    Raises:
+        FileNotFoundError: The folder, its configuration or its weights are missing.
+        CheckpointError: It is another kind of component, or weights and configuration do not belong together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: {folder} must be a folder of kind {kind!r}.")
+    document = read_json(folder / CONFIG_NAME)
+    found = document.get("kind") if isinstance(document, dict) else None
+    if found != kind:
+        raise CheckpointError(f"{folder} must hold a component of kind {kind!r}, got {found!r}.")
+    weights = sha256_file(folder / WEIGHTS_NAME)
+    if weights != document["weights_sha256"]:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_NAME} has sha256 {weights[:12]}, but {CONFIG_NAME} beside it was written for "
+            f"{document['weights_sha256'][:12]}: the folder is damaged or mixed. Make it anew or copy it whole."
+        )
+    try:
+        tensors = load_file(folder / WEIGHTS_NAME)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_NAME} must be a safetensors file: {error}.") from error
+    return Component(
+        kind=kind,
+        config=document["config"],
+        tensors=tensors,
+        spec=document["spec"],
+        split=document["split"],
+        parents=document["parents"],
+        extra=document["extra"],
+        sha256=sha256_json(document),
+    )

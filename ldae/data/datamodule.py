@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages read: cached volumes for stage 1, latents in memory (and volumes) for stages 2 and 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ldae.data.artefact import component_sha256, read_json
+from ldae.data.cache import VolumeCache
+from ldae.data.cohort import read_cohort
+from ldae.data.latents import LatentStore
+from ldae.data.spec import PreprocessingSpec
+from ldae.data.split import check_split, split_hash
+from ldae.errors import InputError
+
+Batch = dict[str, Tensor]
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation that depends on seed and epoch alone, so that a resumed run sees the same order."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return iter(order.tolist())
+
+
+class VolumeDataset(Dataset[Batch]):
+    """Preprocessed scans {"volume": [1, X, Y, Z] float32 in [0, 1], "index"}, read from the cache."""
+
+    def __init__(self, cache: VolumeCache, paths: Sequence[str]) -> None:
+        self.cache, self.paths = cache, list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Batch:
+        volume = torch.from_numpy(np.array(self.cache.volume(self.paths[index]), dtype=np.float32))
+        return {"volume": volume[None], "index": torch.tensor(index)}
+
+
+class LatentDataset(Dataset[Batch]):
+    """Latents {"mean", "sigma": [C, h, w, d]} from memory, with the volume where `volumes` is given."""
+
+    def __init__(self, mean: Tensor, sigma: Tensor, volumes: VolumeDataset | None = None) -> None:
+        self.mean, self.sigma, self.volumes = mean, sigma, volumes
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, index: int) -> Batch:
+        item = {"index": torch.tensor(index)} if self.volumes is None else self.volumes[index]
+        return {"mean": self.mean[index], "sigma": self.sigma[index], **item}
+
+
+class _CohortDataModule(LightningDataModule):
+    """A cohort with a frozen split, its cache, and loaders over train and val."""
+
+    spec: PreprocessingSpec
+    split_hash: str
+    frame: pd.DataFrame
+    cache: VolumeCache
+
+    def __init__(self, *, run_dir: str, cohort: str | None, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        self.run_dir = Path(run_dir)
+        self.cohort = Path(cohort) if cohort else self.run_dir / "cohort" / "cohort.csv"
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.datasets: dict[str, Dataset[Batch]] = {}
+
+    def _read(self) -> None:
+        self.cache = VolumeCache(self.run_dir / "cache", self.spec)
+        self.frame = read_cohort(self.cohort, check="voxels", trusted=lambda path: str(path) in self.cache)
+        check_split(self.frame)
+        self.split_hash = split_hash(self.frame)
+        self.cache.prepare(list(self.frame["path"]))
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Rows of one split; the index is the place in the cohort.
+
+        Raises:
+            InputError: The split has no scan.
+        """
+        rows = self.frame[self.frame["split"] == split]
+        if rows.empty:
+            raise InputError(f"split {split!r} of {self.cohort} must hold scans, got none. Check its split column.")
+        return rows
+
+    def _loader(self, split: str, *, shuffle: bool) -> DataLoader[Batch]:
+        dataset = self.datasets[split]
+        size = len(dataset)  # type: ignore[arg-type]
+        if shuffle and size < self.batch_size:
+            raise InputError(
+                f"batch_size must be at most the {size} {split} scans of {self.cohort}, got {self.batch_size}."
+            )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(size, seed=self.seed) if shuffle else None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=shuffle,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training batches; the last, smaller one is left out."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches in the order of the cohort."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches in the order of the cohort."""
+        return self._loader("test", shuffle=False)
+
+
+class VolumeDataModule(_CohortDataModule):
+    """Stage 1: preprocessed volumes.
+
+    Args:
+        run_dir: Folder of the run.
+        cohort: Cohort CSV or BIDS folder; None takes cohort/cohort.csv of the run.
+        spacing: Voxel size of the preprocessing spec, mm.
+        size: Volume size of the preprocessing spec, voxels.
+        batch_size: Scans in a batch.
+        num_workers: Loader processes; 0 loads in the training process.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str = "outputs/run",
+        cohort: str | None = None,
+        spacing: tuple[float, float, float] = (1.5, 1.5, 1.5),
+        size: tuple[int, int, int] = (128, 160, 128),
+        batch_size: int = 1,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            run_dir=run_dir, cohort=cohort, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
+        self.spec = PreprocessingSpec(spacing=spacing, size=size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the cohort and fill the cache."""
+        if self.datasets:
+            return
+        self._read()
+        for split in ("train", "val", "test"):
+            self.datasets[split] = VolumeDataset(self.cache, list(self.rows(split)["path"]))
+
+
+class LatentDataModule(_CohortDataModule):
+    """Stages 2 and 3: latents of the trained autoencoder, and the volumes where they are wanted.
+
+    The preprocessing spec is the autoencoder's.
+
+    Args:
+        run_dir: Folder of the run.
+        cohort: Cohort CSV or BIDS folder; None takes cohort/cohort.csv of the run.
+        volumes: Whether each batch also holds the volumes, which stage 3 reads.
+        batch_size: Scans in a batch.
+        num_workers: Loader processes; 0 loads in the training process.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str = "outputs/run",
+        cohort: str | None = None,
+        volumes: bool = False,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            run_dir=run_dir, cohort=cohort, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
+        self.volumes = volumes
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the cohort and the latents, which `ldae latents` has made."""
+        if self.datasets:
+            return
+        folder = self.run_dir / "autoencoder"
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} is missing: this stage works on the autoencoder's latents. Run first: "
+                "python run_cli.py fit --config aekl.yaml"
+            )
+        self.spec = PreprocessingSpec.from_dict(read_json(folder / "config.json")["spec"])
+        self._read()
+        self.store = LatentStore(
+            self.run_dir / "latents", autoencoder=component_sha256(folder), spec=self.spec.sha256
+        )
+        for split in ("train", "val", "test"):
+            self.datasets[split] = self._latents(list(self.rows(split)["path"]))
+
+    def _latents(self, paths: list[str]) -> LatentDataset:
+        keys = [self.cache.key(path) for path in paths]
+        missing = self.store.missing(keys)
+        if missing:
+            raise InputError(
+                f"latents of {len(missing)} of {len(keys)} scans are missing or stale in {self.store.folder}. "
+                f"Run first: python run_cli.py latents --run_dir {self.run_dir}"
+            )
+        mean, sigma = self.store.load(keys)
+        return LatentDataset(mean, sigma, VolumeDataset(self.cache, paths) if self.volumes else None)
+
+    def statistics(self) -> Any:
+        """Mean and standard deviation of the training latents, as the store measured them."""
+        return self.store.stats()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latent store: posterior mean and sigma of every scan, and the statistics of the training latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ldae.data.artefact import atomic_path, read_json, write_json
+from ldae.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INDEX_COLUMNS = ("subject", "session", "path", "split", "key")
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """Mean and standard deviation of the training scans' posterior means, float32.
+
+    Attributes:
+        mean: Per-voxel mean over scans, [C, h, w, d].
+        channel_mean: Mean of each channel over scans and voxels, [C].
+        std: Standard deviation of each channel after the per-voxel mean is removed, [C].
+        channel_std: Standard deviation of each channel after the channel mean is removed (the published
+            form), [C].
+    """
+
+    mean: Tensor
+    channel_mean: Tensor
+    std: Tensor
+    channel_std: Tensor
+
+
+class LatentStore:
+    """Latents of one autoencoder and one preprocessing spec, a file a scan.
+
+    Holds <key>.safetensors (mean and sigma, float32 [C, h, w, d]), index.csv (subject, session, path, split,
+    key), stats.safetensors and store.json (hashes of spec, autoencoder and split). Every file names the
+    autoencoder and the spec that it was made with; files of others, and torn ones, count as missing and are
+    replaced.
+
+    Args:
+        folder: Where the store lies.
+        autoencoder: sha256 of the autoencoder.
+        spec: sha256 of the preprocessing spec.
+    """
+
+    def __init__(self, folder: str | Path, *, autoencoder: str, spec: str) -> None:
+        self.folder, self.autoencoder, self.spec = Path(folder), autoencoder, spec
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """The keys whose latents are absent, torn, or made with another autoencoder or spec."""
+        return [key for key in dict.fromkeys(keys) if not self._is_current(self._file(key))]
+
+    def write(self, key: str, mean: Tensor, sigma: Tensor) -> None:
+        """Store the posterior of one scan, both [C, h, w, d].
+
+        Raises:
+            InputError: The two do not have the same four axes, or are not finite.
+        """
+        if mean.dim() != 4 or mean.shape != sigma.shape:
+            raise InputError(
+                f"mean and sigma must both be [C, h, w, d], got {tuple(mean.shape)} and {tuple(sigma.shape)} "
+                f"for {key}."
+            )
+        if not (torch.isfinite(mean).all() and torch.isfinite(sigma).all()):
+            raise InputError(
+                f"Latents must be finite, got NaN or infinite values for {key}. Check the autoencoder."
+            )
+        self._save(self._file(key), {"mean": mean, "sigma": sigma})
+
+    def read(self, key: str) -> tuple[Tensor, Tensor]:
+        """Posterior mean and sigma of one scan, float32 [C, h, w, d].
+
+        Raises:
+            FileNotFoundError: They are not in the store.
+            CheckpointError: They are damaged, or belong to another autoencoder or spec.
+        """
+        tensors = self._load(self._file(key))
+        return tensors["mean"], tensors["sigma"]
+
+    def load(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Posterior means and sigmas of many scans, float32 [N, C, h, w, d], in memory."""
+        if not keys:
+            raise InputError(f"At least one scan's latents must be asked for, got none from {self.folder}.")
+        pairs = [self.read(key) for key in keys]
+        return torch.stack([mean for mean, _ in pairs]), torch.stack([sigma for _, sigma in pairs])
+
+    def write_index(self, frame: pd.DataFrame, split: str) -> None:
+        """Write index.csv and store.json.
+
+        Args:
+            frame: One row a scan with subject, session, path, split and key.
+            split: Hash of the split.
+        """
+        with atomic_path(self.folder / "index.csv") as temporary:
+            frame[list(INDEX_COLUMNS)].to_csv(temporary, index=False)
+        write_json(self.folder / "store.json", {**self._parents, "split": split, "scans": len(frame)})
+
+    def index(self) -> pd.DataFrame:
+        """The index, all columns text.
+
+        Raises:
+            FileNotFoundError: There is none yet.
+        """
+        import pandas as pd
+
+        path = self.folder / "index.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    def document(self) -> dict[str, Any]:
+        """store.json: the hashes of spec, autoencoder and split that the index was written for.
+
+        Raises:
+            FileNotFoundError: There is none yet.
+        """
+        path = self.folder / "store.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
+        document: dict[str, Any] = read_json(path)
+        return document
+
+    def compute_stats(self, train_keys: Sequence[str]) -> LatentStats:
+        """Measure mean and standard deviation over the training scans, in float64, and write them.
+
+        Raises:
+            InputError: Fewer than two scans, or a channel that never varies.
+        """
+        if len(train_keys) < 2:
+            raise InputError(
+                f"Latent statistics must come from at least 2 training scans, got {len(train_keys)}."
+            )
+        mean = torch.zeros_like(self.read(train_keys[0])[0], dtype=torch.float64)
+        for value in self._means(train_keys):
+            mean += value / len(train_keys)
+        channel_mean = mean.mean(dim=(1, 2, 3))
+        variance, channel_variance = torch.zeros_like(channel_mean), torch.zeros_like(channel_mean)
+        for value in self._means(train_keys):
+            variance += (value - mean).square().mean(dim=(1, 2, 3)) / len(train_keys)
+            offset = value - channel_mean[:, None, None, None]
+            channel_variance += offset.square().mean(dim=(1, 2, 3)) / len(train_keys)
+        if not bool((variance > 0).all()):
+            raise InputError(
+                f"Latents must vary from scan to scan, got a constant channel in {self.folder}. "
+                "Train the autoencoder longer."
+            )
+        stats = LatentStats(
+            mean=mean.float(),
+            channel_mean=channel_mean.float(),
+            std=variance.sqrt().float(),
+            channel_std=channel_variance.sqrt().float(),
+        )
+        self._save(self.folder / "stats.safetensors", asdict(stats))
+        return stats
+
+    def stats(self) -> LatentStats:
+        """The statistics that `compute_stats` wrote.
+
+        Raises:
+            FileNotFoundError: There are none yet.
+            CheckpointError: They are damaged, or belong to another autoencoder or spec.
+        """
+        return LatentStats(**self._load(self.folder / "stats.safetensors"))
+
+    @property
+    def _parents(self) -> dict[str, str]:
+        return {"autoencoder": self.autoencoder, "spec": self.spec}
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _means(self, keys: Sequence[str]) -> Iterator[Tensor]:
+        return (self.read(key)[0].double() for key in keys)
+
+    def _save(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        content = {name: value.detach().cpu().float().contiguous().clone() for name, value in tensors.items()}
+        with atomic_path(path) as temporary:
+            save_file(content, temporary, metadata=self._parents)
+
+    def _is_current(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt") as stream:
+                return (stream.metadata() or {}) == self._parents
+        except (SafetensorError, OSError):
+            return False
+
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
+        try:
+            with safe_open(path, framework="pt") as stream:
+                found = stream.metadata() or {}
+            tensors: dict[str, Tensor] = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} must be a safetensors file: {error}. Run again: ldae latents"
+            ) from error
+        for parent, sha256 in self._parents.items():
+            if found.get(parent) != sha256:
+                raise CheckpointError(
+                    f"{path} was made with {parent} {found.get(parent, 'unknown')[:12]}, but this run has "
+                    f"{parent} {sha256[:12]}. Run again: ldae latents"
+                )
+        return tensors

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths between two codes: straight for semantic codes, on the sphere for stochastic ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEARLY_PARALLEL = 1e-4
+"""Sine of the angle below which the spherical weights lose their digits in float32."""
+
+
+def lerp(a: Tensor, b: Tensor, *, fraction: float) -> Tensor:
+    """(1 - fraction) a + fraction b."""
+    return a + fraction * (b - a)
+
+
+def slerp(a: Tensor, b: Tensor, *, fraction: float) -> Tensor:
+    """Spherical interpolation, the angle taken for each scan on its own (arXiv 1609.04468).
+
+    Near-parallel and antipodal pairs, whose great circle is not defined, fall back to the straight line; so
+    does a vector of length zero. The result is never NaN.
+
+    Args:
+        a: [B, ...].
+        b: Of the same shape.
+        fraction: 0 gives `a`, 1 gives `b`.
+
+    Returns:
+        Of the shape of `a`.
+    """
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    length = (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp_min(torch.finfo(torch.float64).tiny)
+    angle = torch.arccos(((flat_a * flat_b).sum(1) / length).clamp(-1, 1))
+    sine = torch.sin(angle)
+    straight = (sine < NEARLY_PARALLEL) | (length < torch.finfo(torch.float32).tiny)
+    safe = torch.where(straight, torch.ones_like(sine), sine)
+    weight_a = torch.where(straight, 1 - fraction, torch.sin((1 - fraction) * angle) / safe)
+    weight_b = torch.where(straight, fraction, torch.sin(fraction * angle) / safe)
+    mixed = weight_a[:, None] * flat_a + weight_b[:, None] * flat_b
+    return mixed.reshape(a.shape).to(a.dtype)

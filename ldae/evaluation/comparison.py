@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a code is worth: its probes beside the same probes on voxels, and beside what the anatomy allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ldae.evaluation.baselines import oracle_auc, voxel_pca_features
+from ldae.evaluation.material import Material, ScanSet, open_scans
+from ldae.evaluation.probes import (
+    METRICS,
+    fit_probe,
+    is_fitted,
+    judge_probe,
+    make_probe,
+    read_metrics,
+    select_rows,
+)
+from ldae.evaluation.record import Findings, evaluate_once
+from ldae.pipeline.embeddings import code_columns, read_embeddings
+
+NAME = "probes"
+TRUTH = "ventricle_ml"
+DIAGNOSIS, AGE = "diagnosis", "age"
+# What is told of each target's metrics, and its name in the summary after "probe_" or "baseline_".
+TOLD = {DIAGNOSIS: "auc", AGE: "mae", TRUTH: "r2"}
+NAMES = {DIAGNOSIS: "auc", AGE: "age_mae", TRUTH: "ventricle_r2"}
+FEATURES = {"probe": "semantic code", "baseline": "principal components of the voxels"}
+
+
+def evaluate_probes(
+    material: Material,
+    *,
+    embeddings: str | Path | None = None,
+    heads: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Probes for diagnosis (AD against CN), age and ventricle volume where it is known; and their baselines.
+
+    A baseline is the same probe on the same scans, on the voxels' principal components, as many as the code
+    has numbers (fewer where there are fewer training scans). The oracle knows the true volume and the age.
+
+    Args:
+        material: Pipeline, cohort and where the results go.
+        embeddings: Table of codes; None takes embeddings.parquet of the run.
+        heads: Folder of head folders; None takes heads/ of the run. Probes that are missing are fitted.
+        seed: Seed of folds and of the decomposition.
+
+    Returns:
+        The content of evaluation/probes/result.json.
+
+    Raises:
+        FileNotFoundError: The table of codes is missing.
+        InputError: It lacks scans of a class or split.
+    """
+    embeddings = Path(embeddings or material.run_dir / "embeddings.parquet")
+    heads = Path(heads or material.run_dir / "heads")
+    own = material.out / NAME / "heads"
+
+    def compute() -> Findings:
+        frame = read_embeddings(embeddings)
+        targets = [name for name in TOLD if name in frame.columns]
+        found = {}
+        for target in targets:
+            folder = _free(heads / target, own / target, embeddings=embeddings, target=target, seed=seed)
+            fit_probe(embeddings, target=target, out=folder, seed=seed)
+            found["probe", target] = read_metrics(folder)
+        components = min(len(code_columns(frame)), int((frame["split"] == "train").sum()) - 1)
+        found |= _baselines(open_scans(material), targets=targets, components=components, seed=seed)
+        return _findings(found, frame, components=components)
+
+    settings = {"embeddings": str(embeddings), "heads": str(heads), "seed": seed}
+    inputs = [embeddings, *(heads / target / METRICS for target in TOLD)]
+    return evaluate_once(material, name=NAME, settings=settings, compute=compute, inputs=inputs)
+
+
+def _free(shared: Path, own: Path, *, embeddings: Path, target: str, seed: int) -> Path:
+    """The shared folder, unless it holds a head that was fitted in another way and is somebody's."""
+    free = not shared.exists() or is_fitted(shared, embeddings=embeddings, target=target, seed=seed)
+    return shared if free else own
+
+
+def _baselines(
+    scans: ScanSet, *, targets: list[str], components: int, seed: int
+) -> dict[tuple[str, str], dict[str, Any]]:
+    frame = scans.frame[scans.frame["split"].isin(["train", "test"])].reset_index(drop=True)
+    features = _voxel_features(scans, frame, components=components, seed=seed)
+    found = {}
+    for target in targets:
+        rows = select_rows(frame.assign(place=range(len(frame))), target=target)
+        probe = make_probe(rows[target], seed=seed)
+        found["baseline", target] = judge_probe(
+            probe, rows, features=features[rows["place"].to_numpy()], target=target
+        )[0]
+    return found
+
+
+def _voxel_features(
+    scans: ScanSet, frame: pd.DataFrame, *, components: int, seed: int
+) -> NDArray[np.float32]:
+    """Principal components [N, F] of the scans of train and test, learned from train."""
+    volumes = np.stack(scans.maps(frame))
+    train = (frame["split"] == "train").to_numpy()
+    learned, others = voxel_pca_features(volumes[train], volumes[~train], n_features=components, seed=seed)
+    features = np.empty((len(frame), components), dtype=np.float32)
+    features[train], features[~train] = learned, others
+    return features
+
+
+def _findings(
+    found: dict[tuple[str, str], dict[str, Any]], frame: pd.DataFrame, *, components: int
+) -> Findings:
+    values: dict[str, Any] = {}
+    for (features, target), metrics in found.items():
+        key, metric = f"{features}_{NAMES[target]}", TOLD[target]
+        values |= {key: metrics[metric], f"{key}_ci": metrics[f"{metric}_ci"]}
+    if TRUTH in frame.columns:
+        values["ventricle_r2"] = values.pop("probe_ventricle_r2")
+        values["ventricle_r2_ci"] = values.pop("probe_ventricle_r2_ci")
+        values["oracle_auc"] = oracle_auc(frame)
+    table = pd.DataFrame(
+        [
+            {"features": FEATURES[features], "target": target, "metric": metric, "value": metrics[metric]}
+            | {"low": metrics[f"{metric}_ci"][0], "high": metrics[f"{metric}_ci"][1]}
+            for (features, target), metrics in found.items()
+            for metric in _metrics(metrics)
+        ]
+    )
+    test = frame[frame["split"] == "test"]
+    scans = test[[name for name in ("subject", "session", DIAGNOSIS, AGE, TRUTH) if name in test.columns]]
+    counts = {
+        "scans": len(test),
+        "subjects": int(test["subject"].nunique()),
+        "code_numbers": len(code_columns(frame)),
+        "voxel_components": components,
+    }
+    return Findings(values, table, scans, counts)
+
+
+def _metrics(metrics: dict[str, Any]) -> list[str]:
+    return [name for name in metrics if f"{name}_ci" in metrics]

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether counterfactuals move what they should: ventricle volume against the wanted probability of AD."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm import tqdm
+
+from ldae.diffusion.samplers import Solver
+from ldae.errors import InputError
+from ldae.evaluation.bootstrap import mean_with_interval
+from ldae.evaluation.codes import EncodedScans, batches, encode_scans
+from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
+from ldae.evaluation.record import Findings, evaluate_once
+from ldae.evaluation.ventricles import VentricleEstimator
+from ldae.pipeline import LDAEPipeline
+from ldae.pipeline.head_folder import FittedHead
+from ldae.pipeline.manipulation import Move, make_direction, move_code, resolve_head
+
+logger = logging.getLogger(__name__)
+
+NAME = "counterfactual"
+TARGETS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
+TRUTH = "ventricle_ml"
+TRUSTED_CORRELATION = 0.95
+
+
+def evaluate_counterfactual(
+    material: Material,
+    *,
+    head: str | Path,
+    targets: Sequence[float] = TARGETS,
+    target_class: str = "AD",
+    encode_steps: int = 20,
+    decode_steps: int = 10,
+    solver: Solver = "ddim-next",
+    seed: int = 0,
+    limit: int | None = 60,
+) -> dict[str, Any]:
+    """Render each subject at several probabilities of a class and measure the ventricles of what comes out.
+
+    Spearman's correlation between target and measured volume is taken within a subject and averaged over
+    subjects; 0 for one whose volume does not change. The estimator that measures has learned from the
+    training scans and is first compared with the known volumes of all scans of the split.
+
+    Args:
+        material: Pipeline, cohort (with the column ventricle_ml) and where the results go.
+        head: Folder of the fitted head, usually heads/diagnosis of the run.
+        targets: Wanted probabilities.
+        target_class: Class that they speak of.
+        encode_steps: Network calls from latent to noise.
+        decode_steps: Network calls from noise to latent.
+        solver: How the encoding steps are taken.
+        seed: Seed that draws the subjects.
+        limit: So many subjects at most, one scan each, the first visit; None takes all.
+
+    Returns:
+        The content of evaluation/counterfactual/result.json.
+
+    Raises:
+        InputError: The cohort has no known volumes, or no target is in reach for any subject.
+        CheckpointError: The head was fitted on another pipeline's codes.
+    """
+    head = Path(head)
+
+    def compute() -> Findings:
+        scans = open_scans(material)
+        pipeline = scans.pipeline
+        fitted = resolve_head(head, std=pipeline.statistics.std, pipeline=pipeline.sha256)
+        estimator = fit_estimator(scans, cohort=material.cohort)
+        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
+        rows = first_visits(scans.rows, limit=limit, seed=seed)
+        chosen = codes.take(list(rows.index))
+        moves = find_moves(
+            pipeline, fitted, codes=chosen.semantic, targets=targets, target_class=target_class
+        )
+        _check_reach(moves, targets=targets)
+        volumes = _measure(
+            scans, chosen, moves=moves, estimator=estimator, steps=decode_steps, progress=material.progress
+        )
+        table = _rows(rows, moves, volumes=volumes)
+        judged = _judge_estimator(scans, estimator, rows=rows, latents=chosen.latents)
+        return _findings(table, estimator=judged, scans=len(scans.rows), unreachable=moves.count([]))
+
+    settings = {
+        "head": str(head),
+        "targets": list(targets),
+        "target_class": target_class,
+        "encode_steps": encode_steps,
+        "decode_steps": decode_steps,
+        "solver": solver,
+        "seed": seed,
+        "limit": limit,
+    }
+    return evaluate_once(material, name=NAME, settings=settings, compute=compute, inputs=[head])
+
+
+def fit_estimator(scans: ScanSet, *, cohort: Path) -> VentricleEstimator:
+    """An estimator of the ventricle volume, fitted on the training scans.
+
+    Raises:
+        InputError: The cohort has no known volumes.
+    """
+    if TRUTH not in scans.frame.columns:
+        raise InputError(
+            f"A cohort must have the column {TRUTH} with known volumes for this, got none in {cohort}. "
+            "Use a synthetic cohort (ldae phantom), or add volumes from a segmentation."
+        )
+    train = scans.part("train").dropna(subset=[TRUTH])
+    return VentricleEstimator().fit(scans.maps(train), train[TRUTH], subjects=train["subject"])
+
+
+def find_moves(
+    pipeline: LDAEPipeline,
+    fitted: FittedHead,
+    *,
+    codes: Tensor,
+    targets: Sequence[float],
+    target_class: str | None,
+) -> list[list[Move]]:
+    """Moved codes, one a target, for each scan; none for a scan for which a target is out of reach."""
+    statistics = pipeline.statistics
+    direction = make_direction(fitted, std=statistics.std, target_class=target_class)
+
+    def series(code: Tensor) -> list[Move]:
+        try:
+            return [
+                move_code(
+                    code,
+                    fitted,
+                    direction=direction,
+                    target=target,
+                    statistics=statistics,
+                    target_class=target_class,
+                )
+                for target in targets
+            ]
+        except InputError as error:
+            logger.warning("Left out: %s", error)
+            return []
+
+    return [series(code) for code in codes]
+
+
+def _check_reach(moves: Sequence[Sequence[Move]], *, targets: Sequence[float]) -> None:
+    reached = sum(map(bool, moves))
+    if reached < 2:
+        raise InputError(
+            f"Targets {list(targets)} must be within reach for at least 2 subjects, got {reached}. "
+            "The head hardly changes along its direction: fit it on more scans, or choose milder targets."
+        )
+
+
+def within_subject_spearman(targets: Sequence[float], volumes: Sequence[float]) -> float:
+    """Spearman's correlation of one subject's series; 0 where the volume does not change."""
+    if np.ptp(volumes) == 0:
+        return 0.0
+    return float(spearmanr(targets, volumes).statistic)
+
+
+def _measure(
+    scans: ScanSet,
+    codes: EncodedScans,
+    *,
+    moves: Sequence[Sequence[Move]],
+    estimator: VentricleEstimator,
+    steps: int,
+    progress: bool,
+) -> list[float]:
+    """Ventricle volume of each counterfactual in ml, subject by subject and in the order of the targets."""
+    pairs = [(place, move.semantic) for place, series in enumerate(moves) for move in series]
+    volumes: list[float] = []
+    with tqdm(total=len(pairs), desc=NAME, disable=not progress) as bar:
+        for start in range(0, len(pairs), SCANS_AT_ONCE):
+            places, semantic = zip(*pairs[start : start + SCANS_AT_ONCE], strict=True)
+            rendered = scans.pipeline.decode_tensors(
+                torch.stack(semantic), codes.stochastic[list(places)], steps=steps, batch_size=SCANS_AT_ONCE
+            )
+            volumes += estimator.predict(rendered[:, 0].numpy()).tolist()
+            bar.update(len(places))
+    return volumes
+
+
+def _rows(rows: pd.DataFrame, moves: Sequence[Sequence[Move]], *, volumes: Sequence[float]) -> pd.DataFrame:
+    """One row a subject and target."""
+    pairs = [(row, move) for row, series in zip(rows.itertuples(), moves, strict=True) for move in series]
+    return pd.DataFrame(
+        [
+            {
+                "subject": row.subject,
+                "session": row.session,
+                "diagnosis": row.diagnosis,
+                "true_ml": getattr(row, TRUTH),
+                "target": move.target,
+                "head_before": move.start,
+                "head_after": move.achieved,
+                "step": move.step,
+                "code_distance": move.distance,
+                "ventricle_ml": volume,
+            }
+            for (row, move), volume in zip(pairs, volumes, strict=True)
+        ]
+    )
+
+
+def _judge_estimator(
+    scans: ScanSet, estimator: VentricleEstimator, *, rows: pd.DataFrame, latents: Tensor
+) -> dict[str, float]:
+    """Correlation with the known volumes, on real scans and on the same scans through the autoencoder."""
+    known = scans.rows.dropna(subset=[TRUTH])
+    guess = estimator.predict(scans.maps(known))
+    parts = [
+        scans.pipeline.networks.expand(latents[list(places)])[:, 0].numpy()
+        for places in (list(part["place"]) for part in batches(_placed(rows), size=SCANS_AT_ONCE))
+    ]
+    through = estimator.predict(np.concatenate(parts))
+    return {
+        "ventricle_estimator_r": _correlation(guess, known[TRUTH]),
+        "ventricle_estimator_mae_ml": float(np.abs(guess - known[TRUTH]).mean()),
+        "ventricle_estimator_r_autoencoder": _correlation(through, rows[TRUTH]),
+    }
+
+
+def _placed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(place=range(len(rows)))
+
+
+def _correlation(first: Any, second: Any) -> float:
+    return float(np.corrcoef(np.asarray(first, float), np.asarray(second, float))[0, 1])
+
+
+def _findings(table: pd.DataFrame, *, estimator: dict[str, float], scans: int, unreachable: int) -> Findings:
+    by_subject = table.groupby("subject", sort=False)
+    agreement = by_subject.apply(
+        lambda part: within_subject_spearman(list(part["target"]), list(part["ventricle_ml"]))
+    )
+    rising = by_subject["ventricle_ml"].agg(lambda volumes: bool((np.diff(volumes) > 0).all()))
+    change = by_subject["ventricle_ml"].agg(lambda volumes: float(volumes.iloc[-1] - volumes.iloc[0]))
+    mean, interval = mean_with_interval(agreement, agreement.index)
+    values = {
+        "counterfactual_spearman": mean,
+        "counterfactual_spearman_ci": interval,
+        "counterfactual_monotone_share": float(rising.mean()),
+        "counterfactual_change_ml": float(change.mean()),
+        **estimator,
+    }
+    notes = []
+    if estimator["ventricle_estimator_r"] < TRUSTED_CORRELATION:
+        notes.append(
+            f"The volume estimator agrees with known volumes to r = {estimator['ventricle_estimator_r']:.3f} "
+            f"only, less than {TRUSTED_CORRELATION}: do not lean on measured volumes."
+        )
+    if unreachable:
+        notes.append(f"{unreachable} subjects were left out: a target is out of the head's reach for them.")
+    counts = {
+        "scans": len(by_subject),
+        "subjects": len(by_subject),
+        "unreachable_subjects": unreachable,
+        "estimator_scans": scans,
+    }
+    return Findings(values, _by_target(table), table, counts, notes)
+
+
+def _by_target(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for target, group in table.groupby("target"):
+        mean, (low, high) = mean_with_interval(group["ventricle_ml"], group["subject"])
+        rows.append(
+            {
+                "target": target,
+                "ventricle_ml": mean,
+                "ventricle_ml_low": low,
+                "ventricle_ml_high": high,
+                "head_after": group["head_after"].mean(),
+                "code_distance": group["code_distance"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear probes on semantic codes: fitted on training subjects, judged on held-out ones, kept as folders."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from ldae.data.artefact import atomic_path, read_json, sha256_file, write_json
+from ldae.data.split import check_split
+from ldae.data.stamp import is_current, write_stamp
+from ldae.errors import InputError
+from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from ldae.evaluation.metrics import classification_metrics, regression_metrics
+from ldae.heads import LinearProbe, RidgeProbe
+from ldae.pipeline.embeddings import code_array, read_embeddings
+from ldae.pipeline.head_folder import ARRAYS_NAME, DOCUMENT_NAME, fitted_head, save_head
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.csv"
+STAMP = "stamp.json"
+FITTED_ON, JUDGED_ON = "train", "test"
+DEFAULT_CLASSES = {"diagnosis": ("CN", "AD")}
+POSITIVE = "AD"
+
+Probe = LinearProbe | RidgeProbe
+
+
+def fit_probe(
+    embeddings: str | Path,
+    *,
+    target: str,
+    out: str | Path,
+    classes: Sequence[str] | None = None,
+    positive: str | None = None,
+    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> Path:
+    """Fit a probe on the training scans, judge it on the test scans, and write its head folder.
+
+    A column of numbers gets a ridge probe, any other a logistic one. The strength is chosen by
+    cross-validation over training subjects; `val` and `cal` scans take no part and are in predictions.csv
+    for whoever needs them. Nothing is done where the folder holds the same already.
+
+    Args:
+        embeddings: Table that `ldae embed` wrote, with a split.
+        target: Column to predict.
+        out: The head folder.
+        classes: Classes to tell apart, scans of others are left out. None takes CN and AD of a diagnosis, so
+            that MCI is left out, and every class of another column.
+        positive: The positive class of two; None takes AD where it is one of them, else the last by name.
+        seed: Seed that deals subjects to folds.
+        bootstrap: How intervals are made.
+
+    Returns:
+        The folder, with the head, metrics.json and predictions.csv.
+
+    Raises:
+        FileNotFoundError: There is no such table.
+        InputError: No such column, a class without scans, or too few subjects.
+    """
+    embeddings, out = Path(embeddings), Path(out)
+    command = _command(target, classes, positive=positive, seed=seed, bootstrap=bootstrap)
+    if is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out)):
+        logger.info("%s is up to date", out)
+        return out
+    started = time.perf_counter()
+    frame = read_embeddings(embeddings)
+    rows = select_rows(frame, target=target, classes=classes)
+    probe = make_probe(rows[target], positive=positive, seed=seed)
+    metrics, predictions = judge_probe(
+        probe, rows, features=code_array(rows), target=target, bootstrap=bootstrap
+    )
+    provenance = {
+        "target": target,
+        "embeddings": str(embeddings),
+        "embeddings_sha256": sha256_file(embeddings),
+        "split": frame.attrs["split"],
+        "fitted_on": FITTED_ON,
+        "seed": seed,
+    }
+    fitted = fitted_head(
+        probe, std=frame.attrs["code_std"], pipeline=frame.attrs["pipeline"], provenance=provenance
+    )
+    save_head(out, fitted)
+    with atomic_path(out / PREDICTIONS) as temporary:
+        predictions.to_csv(temporary, index=False)
+    write_json(out / METRICS, metrics)
+    seconds = time.perf_counter() - started
+    write_stamp(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out), seconds=seconds)
+    return out
+
+
+def is_fitted(out: str | Path, *, embeddings: str | Path, target: str, seed: int = 0) -> bool:
+    """Whether `fit_probe` with no more than these arguments has nothing to do."""
+    command = _command(target, None, positive=None, seed=seed, bootstrap=DEFAULT_BOOTSTRAP)
+    out = Path(out)
+    return is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out))
+
+
+def _command(
+    target: str,
+    classes: Sequence[str] | None,
+    *,
+    positive: str | None,
+    seed: int,
+    bootstrap: Bootstrap,
+) -> list[str]:
+    chosen = None if classes is None else list(classes)
+    return ["probe", target, *map(str, (chosen, positive, seed, bootstrap))]
+
+
+def _outputs(out: Path) -> list[Path]:
+    return [out / name for name in (ARRAYS_NAME, DOCUMENT_NAME, METRICS, PREDICTIONS)]
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """The metrics of a head folder.
+
+    Raises:
+        FileNotFoundError: There are none; the message says what makes them.
+    """
+    path = Path(folder) / METRICS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Run first: ldae probe")
+    metrics: dict[str, Any] = read_json(path)
+    return metrics
+
+
+def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | None = None) -> pd.DataFrame:
+    """The scans with a known target, of the wanted classes.
+
+    Raises:
+        InputError: No such column, no split, or no scan of a class in the split that needs it.
+    """
+    check_split(frame)
+    path = frame.attrs.get("path", "the embeddings")
+    if target not in frame.columns:
+        known = [name for name in frame.columns if not str(name).startswith("y_")]
+        raise InputError(f"target must be a column of {path}, got {target!r}. It has: {', '.join(known)}.")
+    rows = frame[frame[target].notna()]
+    if not is_number(frame[target]):
+        wanted = classes or DEFAULT_CLASSES.get(target) or sorted(set(rows[target]))
+        rows = rows[rows[target].isin(list(wanted))]
+        for split in (FITTED_ON, JUDGED_ON):
+            absent = sorted(set(wanted) - set(rows.loc[rows["split"] == split, target]))
+            if absent:
+                raise InputError(
+                    f"Every class of {target} must have scans in split {split}, got none of "
+                    f"{', '.join(map(str, absent))} in {path}. Name other classes, or use a larger cohort."
+                )
+    elif classes:
+        raise InputError(f"classes must be left out for the numbers of {target!r}, got {list(classes)}.")
+    return rows.reset_index(drop=True)
+
+
+def is_number(column: pd.Series[Any]) -> bool:
+    """Whether a column holds numbers to regress, rather than classes."""
+    return bool(is_numeric_dtype(column)) and not is_bool_dtype(column)
+
+
+def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:
+    """The probe that suits a target: ridge for numbers, logistic for classes, AD positive."""
+    if is_number(target):
+        return RidgeProbe(random_state=seed)
+    if positive is None and POSITIVE in set(target):
+        positive = POSITIVE
+    return LinearProbe(positive_label=positive, random_state=seed)
+
+
+def judge_probe(
+    probe: Probe,
+    rows: pd.DataFrame,
+    *,
+    features: NDArray[np.floating],
+    target: str,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Fit a probe on the training scans; metrics on the test scans and predictions for all.
+
+    Args:
+        probe: The probe, which is fitted.
+        rows: subject, session, split and target of each scan.
+        features: Features of each scan [N, F].
+        target: Column to predict.
+        bootstrap: How intervals are made.
+
+    Raises:
+        InputError: A split is empty, or has too few subjects.
+    """
+    train, test = ((rows["split"] == name).to_numpy() for name in (FITTED_ON, JUDGED_ON))
+    for name, part in ((FITTED_ON, train), (JUDGED_ON, test)):
+        if not part.any():
+            raise InputError(f"A probe needs scans in split {name}, got none with a known {target}.")
+    truth = rows[target].to_numpy()
+    subjects = rows["subject"].to_numpy()
+    probe.fit(features[train], truth[train], groups=subjects[train])
+    predictions = rows[["subject", "session", "split"]].assign(y_true=truth, y_pred=probe.predict(features))
+    metrics: dict[str, Any]
+    if isinstance(probe, LinearProbe):
+        chances = probe.predict_proba(features)
+        for place, name in enumerate(probe.classes_):
+            predictions[f"p_{name}"] = chances[:, place]
+        metrics = classification_metrics(
+            truth[test],
+            chances[test],
+            classes=probe.classes_,
+            subjects=subjects[test],
+            positive_label=probe.positive_label_,
+            bootstrap=bootstrap,
+        )
+    else:
+        metrics = regression_metrics(
+            truth[test].astype(float),
+            predictions.loc[test, "y_pred"],
+            subjects=subjects[test],
+            bootstrap=bootstrap,
+        )
+    counts = {
+        "target": target,
+        "regularisation": probe.regularisation_,
+        "scans_train": int(train.sum()),
+        "scans_test": int(test.sum()),
+        "subjects_test": len(set(subjects[test])),
+    }
+    return {**metrics, **counts}, predictions

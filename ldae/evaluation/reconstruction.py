@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well scans come back: from the latent alone, from both codes, and from the semantic code alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from ldae.diffusion.samplers import Solver
+from ldae.errors import InputError
+from ldae.evaluation.bootstrap import mean_with_interval
+from ldae.evaluation.codes import EncodedScans, batches, encode_scans
+from ldae.evaluation.image_metrics import mse, psnr, ssim
+from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
+from ldae.evaluation.record import Findings, evaluate_once
+from ldae.pipeline.networks import fresh_noise
+
+NAME = "reconstruction"
+METRICS = {"ssim": ssim, "psnr": psnr, "mse": mse}
+INPUT, AUTOENCODER = "input", "autoencoder"
+# Key in the summary: what is judged, against what, by which metric.
+VALUES = {
+    "autoencoder_ssim": ("autoencoder", INPUT, "ssim"),
+    "autoencoder_psnr": ("autoencoder", INPUT, "psnr"),
+    "reconstruction_ssim": ("reconstruction", AUTOENCODER, "ssim"),
+    "semantic_only_ssim": ("semantic_only", AUTOENCODER, "ssim"),
+}
+
+
+def evaluate_reconstruction(
+    material: Material,
+    *,
+    encode_steps: int = 20,
+    decode_steps: int = 20,
+    solver: Solver = "ddim-next",
+    seed: int = 0,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Compare what comes back with the input and with the autoencoder's own reconstruction.
+
+    The autoencoder and the stochastic codes' mean and spread are measured on every scan of the split; what
+    has to be decoded from noise on the first visits of `limit` subjects. SSIM has a Gaussian window of 11.
+
+    Args:
+        material: Pipeline, cohort and where the results go.
+        encode_steps: Network calls from latent to noise.
+        decode_steps: Network calls from noise to latent.
+        solver: How the encoding steps are taken.
+        seed: Seed of the fresh noise of "semantic_only", one draw a scan, and of the subjects.
+        limit: So many subjects at most are decoded; None takes every scan of the split.
+
+    Returns:
+        The content of evaluation/reconstruction/result.json.
+
+    Raises:
+        InputError: `limit` is below 2.
+    """
+    if limit is not None and limit < 2:
+        raise InputError(f"limit must be at least 2 subjects, got {limit}.")
+
+    def compute() -> Findings:
+        scans = open_scans(material)
+        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
+        decoded = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
+        table = _compare(
+            scans,
+            codes,
+            decoded=set(decoded.index),
+            seed=seed,
+            steps=decode_steps,
+            progress=material.progress,
+        )
+        return _findings(table, codes.stochastic, decoded=decoded)
+
+    settings = {
+        "encode_steps": encode_steps,
+        "decode_steps": decode_steps,
+        "solver": solver,
+        "seed": seed,
+        "limit": limit,
+        "ssim_window": 11,
+    }
+    return evaluate_once(material, name=NAME, settings=settings, compute=compute)
+
+
+def _compare(
+    scans: ScanSet, codes: EncodedScans, *, decoded: set[int], seed: int, steps: int, progress: bool
+) -> pd.DataFrame:
+    """One row a scan, kind of reconstruction and reference."""
+    found: list[pd.DataFrame] = []
+    networks = scans.pipeline.networks
+    with tqdm(total=len(scans.rows), desc=NAME, disable=not progress) as bar:
+        for rows in batches(scans.rows, size=SCANS_AT_ONCE):
+            part = codes.take(list(rows.index))
+            volumes, plain = scans.volumes(rows), networks.expand(part.latents)
+            found += _measured(rows, plain, kind="autoencoder", references={INPUT: volumes})
+            places = [place for place, index in enumerate(rows.index) if index in decoded]
+            if places:
+                references = {INPUT: volumes[places], AUTOENCODER: plain[places]}
+                chosen = rows.iloc[places]
+                for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, steps=steps):
+                    found += _measured(chosen, image, kind=kind, references=references)
+            bar.update(len(rows))
+    return pd.concat(found, ignore_index=True)
+
+
+def _decoded(
+    scans: ScanSet, codes: EncodedScans, *, rows: pd.DataFrame, seed: int, steps: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Scans from both codes, and from the semantic one with noise that depends on seed and row alone."""
+    fresh = fresh_noise(codes.stochastic.shape[1:], seeds=[(seed, int(index)) for index in rows.index])
+    for kind, noise in (("reconstruction", codes.stochastic), ("semantic_only", fresh)):
+        yield (
+            kind,
+            scans.pipeline.decode_tensors(codes.semantic, noise, steps=steps, batch_size=SCANS_AT_ONCE),
+        )
+
+
+def _measured(
+    rows: pd.DataFrame, image: Tensor, *, kind: str, references: dict[str, Tensor]
+) -> list[pd.DataFrame]:
+    return [
+        pd.DataFrame(
+            {
+                "subject": list(rows["subject"]),
+                "session": list(rows["session"]),
+                "kind": kind,
+                "against": against,
+                **{name: metric(image, reference).tolist() for name, metric in METRICS.items()},
+            }
+        )
+        for against, reference in references.items()
+    ]
+
+
+def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> Findings:
+    summary = [
+        _summarise(group, kind=str(kind), against=str(against))
+        for (kind, against), group in table.groupby(["kind", "against"], sort=False)
+    ]
+    known = {(row["kind"], row["against"]): row for row in summary}
+    values: dict[str, Any] = {}
+    for key, (kind, against, metric) in VALUES.items():
+        row = known[kind, against]
+        values |= {key: row[metric], f"{key}_ci": [row[f"{metric}_low"], row[f"{metric}_high"]]}
+    elements = noise.double().flatten()
+    centred = elements - elements.mean()
+    values |= {
+        "noise_code_mean": float(elements.mean()),
+        "noise_code_std": float(elements.std()),
+        "noise_code_kurtosis": float((centred**4).mean() / (centred**2).mean() ** 2),
+    }
+    counts = {
+        "scans": len(noise),
+        "subjects": int(table["subject"].nunique()),
+        "decoded_scans": len(decoded),
+        "decoded_subjects": int(decoded["subject"].nunique()),
+    }
+    return Findings(values, pd.DataFrame(summary), table, counts)
+
+
+def _summarise(group: pd.DataFrame, *, kind: str, against: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": kind, "against": against, "scans": len(group)}
+    for metric in METRICS:
+        mean, (low, high) = mean_with_interval(group[metric], group["subject"])
+        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    return row

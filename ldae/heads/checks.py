@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every head checks before it trusts its arrays, each fault in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
+
+from ldae.errors import CheckpointError, InputError
+
+Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+
+
+def _sentence(error: ValueError) -> str:
+    """scikit-learn's message without the array it prints and the advice on other estimators."""
+    lines = [line for line in str(error).split("\n") if line and not line.startswith("array=")]
+    return " ".join(
+        line.split(". ")[0].removesuffix(".") + ("" if line.endswith(":") else ".") for line in lines[:2]
+    )
+
+
+def check_training(
+    head: BaseEstimator, features: ArrayLike, *, targets: ArrayLike, numeric: bool = False
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Finite float64 features [N, D] and targets [N]; the head learns how many features it takes.
+
+    Raises:
+        InputError: Wrong shapes, missing or infinite values, too few samples.
+    """
+    try:
+        checked: tuple[NDArray[np.float64], NDArray[Any]] = validate_data(
+            head, features, targets, dtype=np.float64, ensure_min_samples=2, y_numeric=numeric
+        )
+    except ValueError as error:
+        raise InputError(_sentence(error)) from error
+    return checked
+
+
+def check_features(head: BaseEstimator, features: ArrayLike) -> NDArray[np.float64]:
+    """Finite float64 features [N, D] with as many columns as the head was fitted on.
+
+    Raises:
+        InputError: Wrong shape, other number of features, missing or infinite values.
+    """
+    try:
+        checked: NDArray[np.float64] = validate_data(head, features, dtype=np.float64, reset=False)
+    except ValueError as error:
+        raise InputError(_sentence(error)) from error
+    return checked
+
+
+def check_regularisation(values: Sequence[float]) -> tuple[float, ...]:
+    """The candidates as floats.
+
+    Raises:
+        InputError: There is none, or one is not a positive number.
+    """
+    candidates = tuple(float(value) for value in values)
+    if not candidates or not all(np.isfinite(value) and value > 0 for value in candidates):
+        raise InputError(f"regularisation must be one or more positive numbers, got {values!r}.")
+    return candidates
+
+
+def check_groups(groups: ArrayLike | None, targets: NDArray[Any]) -> NDArray[Any] | None:
+    """One subject per sample, or None.
+
+    Raises:
+        InputError: Not one value per sample.
+    """
+    if groups is None:
+        return None
+    try:
+        column = column_or_1d(np.asarray(groups))
+        check_consistent_length(column, targets)
+    except ValueError as error:
+        raise InputError(f"groups must be one subject per sample. {error}") from error
+    return np.asarray(np.unique(column, return_inverse=True)[1])
+
+
+def check_classes(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Sorted classes and the class index of every sample.
+
+    Raises:
+        InputError: Only one class.
+    """
+    classes, encoded = np.unique(targets, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(
+            f"y must hold at least two classes, got one class: {classes[0]!r}. Add scans of another class."
+        )
+    return classes, encoded
+
+
+def stratified_folds(
+    encoded: NDArray[np.intp],
+    groups: NDArray[Any] | None,
+    *,
+    classes: NDArray[Any],
+    folds: int,
+    random_state: int | None,
+) -> Folds:
+    """Train and test rows of each fold, even in class, no subject on both sides.
+
+    Raises:
+        InputError: A class has fewer subjects than there are folds.
+    """
+    units = np.arange(len(encoded)) if groups is None else groups
+    noun = "samples" if groups is None else "subjects"
+    for index, name in enumerate(classes):
+        count = len(np.unique(units[encoded == index]))
+        if count < folds:
+            raise InputError(
+                f"Class {str(name)!r} must have at least {folds} {noun} for {folds} folds, got {count}. "
+                "Lower `folds`, or give a single regularisation value, which needs no folds."
+            )
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    chosen = splitter(folds, shuffle=True, random_state=random_state)
+    return list(chosen.split(np.zeros((len(encoded), 1)), encoded, groups))
+
+
+def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random_state: int | None) -> Folds:
+    """Train and test rows of each fold, no subject on both sides.
+
+    Raises:
+        InputError: Fewer subjects than folds.
+    """
+    count = samples if groups is None else len(np.unique(groups))
+    if count < folds:
+        noun = "samples" if groups is None else "subjects"
+        raise InputError(
+            f"y must cover at least {folds} {noun} for {folds} folds, got {count} {noun}. "
+            "Lower `folds`, or give a single regularisation value, which needs no folds."
+        )
+    splitter = KFold if groups is None else GroupKFold
+    chosen = splitter(folds, shuffle=True, random_state=random_state)
+    return list(chosen.split(np.zeros((samples, 1)), groups=groups))
+
+
+def check_arrays(
+    arrays: dict[str, NDArray[Any]], *, shapes: dict[str, tuple[int, ...]], head: str
+) -> dict[str, NDArray[np.float64]]:
+    """The saved arrays of a head as float64, by name.
+
+    Raises:
+        CheckpointError: An array is missing, unexpected, of another shape, or not finite.
+    """
+    if arrays.keys() != shapes.keys():
+        raise CheckpointError(f"{head} must be saved as arrays {sorted(shapes)}, got {sorted(arrays)}.")
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise CheckpointError(
+                f"Array {name!r} of {head} must have shape {shape}, got {arrays[name].shape}."
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise CheckpointError(f"Array {name!r} of {head} must be finite, got NaN or infinity.")
+    return {name: np.array(arrays[name], dtype=np.float64) for name in shapes}

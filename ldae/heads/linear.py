@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear probes: standardised codes, one linear layer, strength chosen over subjects.
+
+Both are scikit-learn estimators. `LinearProbe` says which class, `RidgeProbe` says how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, mean_squared_error
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from ldae.errors import CheckpointError, InputError
+from ldae.heads.checks import (
+    Folds,
+    check_arrays,
+    check_classes,
+    check_features,
+    check_groups,
+    check_regularisation,
+    check_training,
+    plain_folds,
+    stratified_folds,
+)
+
+LOGISTIC_GRID = tuple(float(value) for value in 10.0 ** np.arange(-5, 1.5, 0.5))
+RIDGE_GRID = tuple(float(value) for value in 10.0 ** np.arange(-1, 6.5, 0.5))
+MAX_ITERATIONS = 5000
+
+
+class _LinearHead(BaseEstimator):  # type: ignore[misc]
+    """What the two probes share: the linear map, and its saved form."""
+
+    regularisation: Sequence[float]
+    folds: int
+    random_state: int | None
+    mean_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+    regularisation_: float
+    n_features_in_: int
+
+    def _keep(self, pipeline: Pipeline, *, chosen: float) -> None:
+        scaler, model = pipeline[0], pipeline[1]
+        self.mean_, self.scale_ = scaler.mean_, scaler.scale_
+        self.coef_ = np.atleast_2d(model.coef_)
+        self.intercept_ = np.atleast_1d(model.intercept_)
+        self.regularisation_ = chosen
+
+    def _score(self, features: ArrayLike) -> NDArray[np.float64]:
+        check_is_fitted(self, "coef_")
+        standardised = (check_features(self, features) - self.mean_) / self.scale_
+        return np.asarray(standardised @ self.coef_.T + self.intercept_)  # [N, rows]
+
+    def _raw_weights(self) -> NDArray[np.float64]:
+        return self.coef_ / self.scale_  # [rows, D]
+
+    def _base_state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        check_is_fitted(self, "coef_")
+        parameters = self.get_params(deep=False)
+        parameters["regularisation"] = [float(value) for value in self.regularisation]
+        names = getattr(self, "feature_names_in_", None)
+        config = {
+            "head": type(self).__name__,
+            "parameters": {name: _plain(value) for name, value in parameters.items()},
+            "features": int(self.n_features_in_),
+            "feature_names": None if names is None else [str(name) for name in names],
+            "regularisation": float(self.regularisation_),
+        }
+        arrays = {name: getattr(self, f"{name}_").copy() for name in ("mean", "scale", "coef", "intercept")}
+        return config, arrays
+
+    @classmethod
+    def _restore(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]], *, rows: int) -> Self:
+        if config["head"] != cls.__name__:
+            raise CheckpointError(f"Head must be a {cls.__name__}, got {config['head']}.")
+        parameters = dict(config["parameters"])
+        head = cls(**{**parameters, "regularisation": tuple(parameters["regularisation"])})
+        width = int(config["features"])
+        shapes = {"mean": (width,), "scale": (width,), "coef": (rows, width), "intercept": (rows,)}
+        for name, array in check_arrays(arrays, shapes=shapes, head=cls.__name__).items():
+            setattr(head, f"{name}_", array)
+        head.n_features_in_ = width
+        head.regularisation_ = float(config["regularisation"])
+        if config["feature_names"] is not None:
+            head.feature_names_in_ = np.asarray(config["feature_names"], dtype=object)
+        return head
+
+
+class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
+    """Which class a code belongs to: standardised features, multinomial logistic regression.
+
+    The L2 strength is the candidate with the lowest out-of-fold negative log-likelihood, where the folds
+    are even in class and keep the scans of a subject together.
+
+    Args:
+        regularisation: Candidates for C, the inverse strength; a single one is used as it is, without folds.
+        folds: Number of folds.
+        positive_label: The class that binary scores speak of, such as "AD". Sorted order would make "CN"
+            positive; None takes the last class of the sorted order, as scikit-learn does.
+        random_state: Seed that deals subjects to folds.
+
+    Attributes:
+        classes_: Sorted class labels [C].
+        positive_label_: Positive class; None past two classes when none was named.
+        regularisation_: The C that was chosen.
+        mean_, scale_: Standardisation of the features [D].
+        coef_, intercept_: Weights on standardised features, [1, D] and [1] for two classes, else [C, D], [C].
+
+    Example:
+        >>> import numpy as np
+        >>> from ldae.heads import LinearProbe
+        >>> codes = np.array([[0.0], [0.2], [0.4], [1.6], [1.8], [2.0]])
+        >>> probe = LinearProbe(folds=3, positive_label="AD")
+        >>> probe = probe.fit(codes, ["CN", "CN", "CN", "AD", "AD", "AD"])
+        >>> probe.predict([[0.1], [1.9]]).tolist()
+        ['CN', 'AD']
+        >>> bool(probe.direction_[0] > 0)  # towards AD
+        True
+    """
+
+    classes_: NDArray[Any]
+    positive_label_: Any
+
+    def __init__(
+        self,
+        *,
+        regularisation: Sequence[float] = LOGISTIC_GRID,
+        folds: int = 5,
+        positive_label: str | int | None = None,
+        random_state: int | None = 0,
+    ) -> None:
+        self.regularisation = regularisation
+        self.folds = folds
+        self.positive_label = positive_label
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fits the probe.
+
+        Args:
+            X: Codes [N, D], finite.
+            y: Class of each code [N].
+            groups: Subject of each code [N]; None takes every code for a subject of its own.
+
+        Returns:
+            The fitted probe.
+
+        Raises:
+            InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds, a positive
+                label that is not among the classes.
+        """
+        features, targets = check_training(self, X, targets=y)
+        check_classification_targets(targets)
+        self.classes_, encoded = check_classes(targets)
+        self.positive_label_ = self._resolve_positive()
+        candidates = check_regularisation(self.regularisation)
+        subjects = check_groups(groups, targets)
+        base = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+        chosen = candidates[0]
+        if len(candidates) > 1:
+            folds = stratified_folds(
+                encoded,
+                subjects,
+                classes=self.classes_,
+                folds=self.folds,
+                random_state=self.random_state,
+            )
+            _check_training_folds(folds, encoded, classes=self.classes_)
+            losses = [
+                log_loss(encoded, _out_of_fold(_with(base, C=value), features, targets=encoded, folds=folds))
+                for value in candidates
+            ]
+            chosen = candidates[int(np.argmin(losses))]
+        self._keep(_with(base, C=chosen).fit(features, encoded), chosen=chosen)
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class [N, C], columns in the order of `classes_`."""
+        score = self._score(X)
+        if score.shape[1] == 1:
+            score = np.hstack([np.zeros_like(score), score])
+        return np.asarray(softmax(score, axis=1))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Most probable class of each code [N]."""
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    @property
+    def direction_(self) -> NDArray[np.float64]:
+        """Gradient of the log-odds by the code, in the units of the code.
+
+        [D] towards the positive class for two classes; [C, D] past two, a row a class: the gradient of its
+        logit against the mean logit.
+        """
+        check_is_fitted(self, "coef_")
+        weights = self._raw_weights()
+        if len(self.classes_) > 2:
+            return np.asarray(weights - weights.mean(axis=0))
+        return np.asarray(weights[0]) if self.positive_label_ == self.classes_[1] else np.asarray(-weights[0])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        """The fitted probe as a JSON-able dictionary and named float64 arrays."""
+        config, arrays = self._base_state()
+        config["classes"] = [_plain(label) for label in self.classes_]
+        return config, arrays
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """The probe that `state` described.
+
+        Raises:
+            CheckpointError: Another head's state, or arrays that do not fit it.
+        """
+        classes = np.asarray(config.get("classes", ()))
+        head = cls._restore(config, arrays, rows=1 if len(classes) == 2 else len(classes))
+        head.classes_ = classes
+        head.positive_label_ = head._resolve_positive()
+        return head
+
+    def _resolve_positive(self) -> Any:
+        if self.positive_label is None:
+            return self.classes_[1] if len(self.classes_) == 2 else None
+        if self.positive_label not in self.classes_.tolist():
+            raise InputError(
+                f"positive_label must be one of the classes {self.classes_.tolist()}, "
+                f"got {self.positive_label!r}."
+            )
+        return self.positive_label
+
+
+class RidgeProbe(RegressorMixin, _LinearHead):  # type: ignore[misc]
+    """How much of something a code holds (an age, a volume): standardised features, ridge regression.
+
+    The L2 strength is the candidate with the lowest out-of-fold squared error, where the folds keep the scans
+    of a subject together.
+
+    Args:
+        regularisation: Candidates for alpha, the strength; a single one is used as it is, without folds.
+        folds: Number of folds.
+        random_state: Seed that deals subjects to folds.
+
+    Attributes:
+        regularisation_: The alpha that was chosen.
+        mean_, scale_: Standardisation of the features [D].
+        coef_, intercept_: Weights on standardised features [1, D] and offset [1], in the target's units.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldae.heads import RidgeProbe
+        >>> codes = np.linspace(-1, 1, 20)[:, None]
+        >>> probe = RidgeProbe(regularisation=[1e-6]).fit(codes, 70 + 10 * codes[:, 0])
+        >>> probe.predict([[0.5]]).round(2).tolist()
+        [75.0]
+    """
+
+    def __init__(
+        self,
+        *,
+        regularisation: Sequence[float] = RIDGE_GRID,
+        folds: int = 5,
+        random_state: int | None = 0,
+    ) -> None:
+        self.regularisation = regularisation
+        self.folds = folds
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fits the probe.
+
+        Args:
+            X: Codes [N, D], finite.
+            y: Target of each code [N], finite.
+            groups: Subject of each code [N]; None takes every code for a subject of its own.
+
+        Returns:
+            The fitted probe.
+
+        Raises:
+            InputError: Bad shapes, NaN, fewer subjects than folds.
+        """
+        features, targets = check_training(self, X, targets=y, numeric=True)
+        candidates = check_regularisation(self.regularisation)
+        subjects = check_groups(groups, targets)
+        base = make_pipeline(StandardScaler(), Ridge())
+        chosen = candidates[0]
+        if len(candidates) > 1:
+            folds = plain_folds(len(targets), subjects, folds=self.folds, random_state=self.random_state)
+            losses = [
+                mean_squared_error(
+                    targets, _out_of_fold(_with(base, alpha=value), features, targets=targets, folds=folds)
+                )
+                for value in candidates
+            ]
+            chosen = candidates[int(np.argmin(losses))]
+        self._keep(_with(base, alpha=chosen).fit(features, targets), chosen=chosen)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predicted target of each code [N]."""
+        return np.asarray(self._score(X)[:, 0])
+
+    @property
+    def direction_(self) -> NDArray[np.float64]:
+        """Gradient of the prediction by the code [D], in target units per code unit."""
+        check_is_fitted(self, "coef_")
+        return np.asarray(self._raw_weights()[0])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        """The fitted probe as a JSON-able dictionary and named float64 arrays."""
+        return self._base_state()
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """The probe that `state` described.
+
+        Raises:
+            CheckpointError: Another head's state, or arrays that do not fit it.
+        """
+        return cls._restore(config, arrays, rows=1)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _with(pipeline: Pipeline, **parameter: float) -> Pipeline:
+    changed = clone(pipeline)
+    changed[1].set_params(**parameter)
+    return changed
+
+
+def _out_of_fold(
+    pipeline: Pipeline, features: NDArray[np.float64], *, targets: NDArray[Any], folds: Folds
+) -> NDArray[np.float64]:
+    """Predictions for every sample by the model that has not seen its subject: [N] or [N, C]."""
+    parts = []
+    for train, test in folds:
+        fitted = clone(pipeline).fit(features[train], targets[train])
+        answer = fitted.predict_proba if hasattr(fitted, "predict_proba") else fitted.predict
+        parts.append(answer(features[test]))
+    order = np.concatenate([test for _, test in folds])
+    return np.asarray(np.concatenate(parts)[np.argsort(order)])
+
+
+def _check_training_folds(folds: Folds, encoded: NDArray[np.intp], *, classes: NDArray[Any]) -> None:
+    for train, _ in folds:
+        absent = np.setdiff1d(np.arange(len(classes)), encoded[train])
+        if len(absent):
+            raise InputError(
+                f"Class {str(classes[absent[0]])!r} must be in every training fold, got none in one. "
+                "Lower `folds`, or give a single regularisation value, which needs no folds."
+            )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 2.5D semantic encoder: a scan's slices through a 2D backbone, pooled to one code (LDAE, arXiv 2504.08635)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldae.errors import InputError
+from ldae.nets.backbones import BackboneConfig, make_backbone
+from ldae.nets.pooling import PoolingName, make_pooling
+
+PlaneName = Literal["sagittal", "coronal", "axial"]
+PLANES: dict[PlaneName, tuple[str, int]] = {
+    "sagittal": ("b 1 x y z -> (b x) 1 y z", 0),
+    "coronal": ("b 1 x y z -> (b y) 1 x z", 1),
+    "axial": ("b 1 x y z -> (b z) 1 x y", 2),
+}
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Form of the semantic encoder.
+
+    Attributes:
+        code_size: Width D of the semantic code.
+        plane: Along which plane the scan is cut.
+        pooling: "tokens" (every slice keeps its own say), "queries" (eight learned queries) or "attention"
+            (one query, as published).
+        token_size: Width of a slice's token inside the "tokens" pooling.
+        normalisation: "whiten" (each number of the code has zero mean and unit variance over scans) or
+            "layernorm" (over the numbers of one code, as published), which leaves the codes of similar brains
+            almost equal.
+        backbone: The 2D network.
+    """
+
+    code_size: int = 768
+    plane: PlaneName = "axial"
+    pooling: PoolingName = "tokens"
+    token_size: int = 64
+    normalisation: Literal["whiten", "layernorm"] = "whiten"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+
+class SemanticCode(NamedTuple):
+    """Semantic code [B, D] and how much each slice counted, [B, S], rows summing to one."""
+
+    code: Tensor
+    attention: Tensor
+
+
+class SemanticEncoder(nn.Module):
+    """Scans to semantic codes.
+
+    Args:
+        config: Form of the encoder.
+        size: Sides (X, Y, Z) of the scans, in voxels.
+    """
+
+    def __init__(self, config: SemanticConfig, *, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.size = size
+        self.pattern, axis = PLANES[config.plane]
+        self.backbone = make_backbone(config.backbone)
+        self.pooling = make_pooling(
+            config.pooling,
+            width=self.backbone.width,
+            slices=size[axis],
+            code_size=config.code_size,
+            token_size=config.token_size,
+        )
+        self.norm: nn.Module = (
+            nn.BatchNorm1d(config.code_size, affine=False)
+            if config.normalisation == "whiten"
+            else nn.LayerNorm(config.code_size)
+        )
+
+    def describe(self, x: Tensor) -> SemanticCode:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to codes with their slice attention.
+
+        Raises:
+            InputError: The scans do not have the encoder's size.
+        """
+        if tuple(x.shape[2:]) != tuple(self.size):
+            raise InputError(f"scans must have size {self.size}, got {tuple(x.shape[2:])}.")
+        tokens = self.backbone(rearrange(x, self.pattern))
+        code, attention = self.pooling(rearrange(tokens, "(b s) w -> b s w", b=len(x)))
+        return SemanticCode(self.norm(code.float()), attention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to codes [B, D]."""
+        return self.describe(x).code

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The 3D UNet of the latent diffusion model, in two halves that stage 3 can share.
+
+`Trunk` is time embedding and down path, `UpPath` middle, up path and output. The gradient estimator reads the
+frozen trunk of the UNet and owns an up path of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ldae.errors import InputError
+from ldae.nets.blocks import ResidualBlock, SelfAttention, TimeEmbedding, group_norm, zeroed
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Size of a UNet.
+
+    Attributes:
+        in_channels: Latent channels C.
+        base: Channels of the finest level.
+        multipliers: Channels of each level in multiples of `base`; each further level halves all three axes.
+        blocks: Residual blocks a level.
+        attention_levels: Levels with self-attention, 0 the finest.
+        head_channels: Channels of an attention head.
+        groups: Groups of the normalisations.
+        dropout: Dropout inside the residual blocks.
+    """
+
+    in_channels: int = 3
+    base: int = 256
+    multipliers: tuple[int, ...] = (1, 2, 3)
+    blocks: int = 2
+    attention_levels: tuple[int, ...] = (1, 2)
+    head_channels: int = 64
+    groups: int = 32
+    dropout: float = 0.0
+
+    @property
+    def embedding(self) -> int:
+        """Width of the time embedding."""
+        return 4 * self.base
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.base * multiplier for multiplier in self.multipliers)
+
+    @property
+    def factor(self) -> int:
+        """Every axis of a latent must be a multiple of this."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    def skip_widths(self) -> list[int]:
+        """Channels of the skips that the trunk hands over, in the order in which they are made."""
+        widths = [self.base]
+        for level, width in enumerate(self.widths):
+            widths += [width] * self.blocks
+            if level < len(self.widths) - 1:
+                widths.append(width)
+        return widths
+
+
+class TrunkFeatures(NamedTuple):
+    """What the trunk hands to an up path: time embedding [B, E], coarsest features, and all skips."""
+
+    embedding: Tensor
+    hidden: Tensor
+    skips: tuple[Tensor, ...]
+
+
+class _Stage(nn.Module):
+    """A residual block, followed by attention where its level has it."""
+
+    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x: Tensor, embedding: Tensor, code: Tensor | None = None) -> Tensor:
+        x = self.block(x, embedding, code)
+        return x if self.attention is None else self.attention(x)
+
+
+def _stage(
+    config: UNetConfig, inputs: int, outputs: int, *, attention: bool, resample: float = 1, with_code: bool = False
+) -> _Stage:
+    block = ResidualBlock(
+        inputs,
+        outputs,
+        embedding=config.embedding,
+        groups=config.groups,
+        resample=resample,
+        with_code=with_code,
+        dropout=config.dropout,
+    )
+    heads = SelfAttention(outputs, head_channels=config.head_channels, groups=config.groups) if attention else None
+    return _Stage(block, heads)
+
+
+class Trunk(nn.Module):
+    """Time embedding and down path of the UNet."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time = TimeEmbedding(config.base, config.embedding)
+        self.input = nn.Conv3d(config.in_channels, config.base, 3, padding=1)
+        self.stages = nn.ModuleList()
+        width = config.base
+        for level, outputs in enumerate(config.widths):
+            for _ in range(config.blocks):
+                self.stages.append(_stage(config, width, outputs, attention=level in config.attention_levels))
+                width = outputs
+            if level < len(config.widths) - 1:
+                self.stages.append(_stage(config, width, width, attention=False, resample=0.5))
+
+    def forward(self, z: Tensor, t: Tensor) -> TrunkFeatures:
+        """Noised latents [B, C, h, w, d] and levels [B] to features.
+
+        Raises:
+            InputError: An axis of the latent is not a multiple of the network's factor.
+        """
+        if any(side % self.config.factor for side in z.shape[2:]):
+            raise InputError(
+                f"latent sides must be multiples of {self.config.factor} for {len(self.config.multipliers)} levels, "
+                f"got {tuple(z.shape[2:])}. Choose another scan size or fewer multipliers."
+            )
+        embedding = self.time(t)
+        hidden = self.input(z)
+        skips = [hidden]
+        for stage in self.stages:
+            hidden = stage(hidden, embedding)
+            skips.append(hidden)
+        return TrunkFeatures(embedding, hidden, tuple(skips))
+
+
+class UpPath(nn.Module):
+    """Middle, up path and zero-initialised output, optionally conditioned on a code embedding."""
+
+    def __init__(self, config: UNetConfig, *, with_code: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        width = config.widths[-1]
+        self.middle_in = _stage(config, width, width, attention=True, with_code=with_code)
+        self.middle_out = _stage(config, width, width, attention=False, with_code=with_code)
+        self.stages = nn.ModuleList()
+        skips = config.skip_widths()
+        for level in reversed(range(len(config.widths))):
+            attention = level in config.attention_levels
+            for _ in range(config.blocks + 1):
+                inputs = width + skips.pop()
+                width = config.widths[level]
+                self.stages.append(_stage(config, inputs, width, attention=attention, with_code=with_code))
+            if level > 0:
+                self.stages.append(_stage(config, width, width, attention=False, resample=2, with_code=with_code))
+        self.norm = group_norm(width, config.groups)
+        self.output = zeroed(nn.Conv3d(width, config.in_channels, 3, padding=1))
+
+    def forward(self, features: TrunkFeatures, code: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """Trunk features, optional code embedding [B, E] and spatial bias of the middle to [B, C, h, w, d]."""
+        embedding, hidden, skips = features
+        if place is not None:
+            hidden = hidden + place
+        hidden = self.middle_out(self.middle_in(hidden, embedding, code), embedding, code)
+        remaining = list(skips)
+        for stage in self.stages:
+            if stage.block.resample == 1:
+                hidden = torch.cat([hidden, remaining.pop()], dim=1)
+            hidden = stage(hidden, embedding, code)
+        out: Tensor = self.output(functional.silu(self.norm(hidden)))
+        return out
+
+
+class UNet(nn.Module):
+    """Denoising UNet (guided diffusion, arXiv 2105.05233, in 3D, all three axes down-sampled)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config)
+        self.up = UpPath(config)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Noised latents [B, C, h, w, d] and levels [B] to the prediction, of the shape of `z`."""
+        out: Tensor = self.up(self.trunk(z, t))
+        return out

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latent store: every scan through the autoencoder, once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ldae.data.artefact import component_sha256
+from ldae.data.latents import LatentStore
+from ldae.errors import CheckpointError
+from ldae.nets.autoencoder import Autoencoder
+from ldae.pipeline.folder import component_folder
+from ldae.pipeline.networks import choose_device, volume_batch
+from ldae.pipeline.run_cohort import RunCohort, open_run_cohort, read_volumes
+from ldae.stages.components import load_autoencoder
+
+logger = logging.getLogger(__name__)
+
+
+def compress_cohort(
+    run_dir: str | Path,
+    *,
+    cohort: str | Path | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Store posterior mean and sigma of every scan, and the statistics of the training scans.
+
+    What is there already and still valid stays; an interrupted run goes on where it was.
+
+    Args:
+        run_dir: Folder of the run, with `autoencoder/`.
+        cohort: Cohort CSV or BIDS folder; None takes cohort/cohort.csv of the run.
+        batch_size: Scans at a time; None takes a number that fits.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        overwrite: Make all of them anew.
+        progress: Show a bar.
+
+    Returns:
+        Folder of the store.
+
+    Raises:
+        FileNotFoundError: Autoencoder or cohort are missing.
+        InputError: The cohort has faults.
+        CheckpointError: The autoencoder was trained on another split, or is damaged.
+    """
+    run_dir = Path(run_dir)
+    folder = component_folder(run_dir, "autoencoder")
+    run = open_run_cohort(run_dir, cohort=cohort, trained=folder, progress=progress)
+    spec = run.cache.spec
+    store = LatentStore(run_dir / "latents", autoencoder=component_sha256(folder), spec=spec.sha256)
+    keys = list(run.frame["key"])
+    missing = keys if overwrite else store.missing(keys)
+    logger.info("Latents of %d of %d scans are made in %s", len(missing), len(keys), store.folder)
+    if missing:
+        autoencoder = load_autoencoder(folder)[0].to(choose_device(device))
+        size = batch_size or volume_batch(spec.size)
+        _fill(store, run, missing=set(missing), autoencoder=autoencoder, batch_size=size, progress=progress)
+    _finish(store, run, changed=bool(missing))
+    return store.folder
+
+
+def _fill(
+    store: LatentStore,
+    run: RunCohort,
+    *,
+    missing: set[str],
+    autoencoder: Autoencoder,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    rows = run.frame[run.frame["key"].isin(missing)]
+    paths, keys = list(rows["path"]), list(rows["key"])
+    device = next(autoencoder.parameters()).device
+    with tqdm(total=len(keys), desc="latents", disable=not progress) as bar:
+        for start in range(0, len(keys), batch_size):
+            names = keys[start : start + batch_size]
+            volumes = read_volumes(run.cache, paths[start : start + batch_size])
+            with torch.no_grad():
+                mean, sigma = (part.float().cpu() for part in autoencoder.encode(volumes.to(device)))
+            for index, key in enumerate(names):
+                store.write(key, mean[index], sigma[index])
+            bar.update(len(names))
+
+
+def _finish(store: LatentStore, run: RunCohort, *, changed: bool) -> None:
+    """Index and statistics, unless those that are there are of the same scans."""
+    index = run.frame[["subject", "session", "path", "split", "key"]]
+    if not changed and _index_is(store, run, content=index.to_csv(index=False)):
+        return
+    train = run.frame.loc[run.frame["split"] == "train", "key"]
+    store.compute_stats(list(train))
+    store.write_index(run.frame, run.split)
+
+
+def _index_is(store: LatentStore, run: RunCohort, *, content: str) -> bool:
+    try:
+        store.stats()
+        return bool(store.document()["split"] == run.split) and store.index().to_csv(index=False) == content
+    except (FileNotFoundError, CheckpointError):
+        return False

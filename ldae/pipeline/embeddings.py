@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Semantic codes as a table, one row a scan, and the file that holds it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ldae import __version__
+from ldae.data.artefact import atomic_path, sha256_json
+from ldae.data.cache import VolumeCache
+from ldae.data.cohort import read_cohort
+from ldae.data.nifti import SUFFIXES
+from ldae.data.spec import PreprocessingSpec
+from ldae.data.split import SPLITS, check_split, split_hash
+from ldae.errors import CheckpointError, InputError
+from ldae.pipeline.derivatives import ScanName
+from ldae.pipeline.folder import read_index
+from ldae.pipeline.networks import MOST_AT_ONCE
+from ldae.pipeline.run_cohort import read_volumes
+
+if TYPE_CHECKING:
+    from ldae.pipeline.pipeline import LDAEPipeline
+
+logger = logging.getLogger(__name__)
+
+FIRST_COLUMNS = ("subject", "session", "split", "path", "diagnosis", "age")
+CODE_COLUMN = re.compile(r"y_\d{3,}")
+METADATA_KEY = b"ldae"
+ONLY_SESSION = "1"
+
+
+def code_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold the semantic code, in order."""
+    return [name for name in frame.columns if CODE_COLUMN.fullmatch(str(name))]
+
+
+def code_array(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """The semantic codes of an embeddings table, [N, D]."""
+    return np.asarray(frame[code_columns(frame)].to_numpy(dtype=np.float64))
+
+
+def as_cohort(scans: pd.DataFrame | str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """A cohort as it is, or read from its table's path, or made up from the names of scans."""
+    if isinstance(scans, pd.DataFrame):
+        return scans
+    if isinstance(scans, str | Path):
+        return _of_paths([scans]) if str(scans).lower().endswith(SUFFIXES) else read_cohort(scans)
+    return _of_paths(scans)
+
+
+def _of_paths(paths: Sequence[str | Path]) -> pd.DataFrame:
+    names = [ScanName.of(path) for path in paths]
+    frame = pd.DataFrame(
+        {
+            "subject": [f"sub-{name.subject}" for name in names],
+            "session": [f"ses-{name.session}" if name.session else ONLY_SESSION for name in names],
+            "path": [str(Path(path).absolute()) for path in paths],
+        },
+        dtype="str",
+    )
+    return frame.assign(diagnosis=pd.Series([None] * len(frame), dtype="str"), age=np.nan)
+
+
+def embed_frame(
+    pipeline: LDAEPipeline,
+    frame: pd.DataFrame,
+    *,
+    batch_size: int | None = None,
+    cache: VolumeCache | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The cohort's table with the semantic codes y_000 and on; arguments as for `LDAEPipeline.embed`."""
+    codes = []
+    paths = list(frame["path"])
+    with tqdm(total=len(paths), desc="embed", disable=not progress) as bar:
+        for start in range(0, len(paths), MOST_AT_ONCE):
+            batch = paths[start : start + MOST_AT_ONCE]
+            codes.append(
+                pipeline.networks.describe(_volumes(pipeline.spec, batch, cache), batch_size=batch_size)
+            )
+            bar.update(len(batch))
+    values = torch.cat(codes).numpy() if codes else np.empty((0, len(pipeline.statistics.mean)))
+    names = [f"y_{index:03d}" for index in range(values.shape[1])]
+    table = pd.concat([_first_columns(frame), pd.DataFrame(values, columns=names, index=frame.index)], axis=1)
+    table.attrs = {
+        "ldae_version": __version__,
+        "pipeline": pipeline.sha256,
+        "code_std": pipeline.statistics.std.tolist(),
+    }
+    return table
+
+
+def _first_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of every embeddings table first, then whatever else the cohort carries."""
+    if "split" not in frame.columns:
+        frame = frame.assign(split=pd.Series([None] * len(frame), dtype="str", index=frame.index))
+    rest = [
+        name for name in frame.columns if name not in FIRST_COLUMNS and not CODE_COLUMN.fullmatch(str(name))
+    ]
+    return frame[[*FIRST_COLUMNS, *rest]]
+
+
+def _volumes(spec: PreprocessingSpec, paths: Sequence[str], cache: VolumeCache | None) -> Tensor:
+    if cache is not None:
+        return read_volumes(cache, paths)
+    return torch.stack([spec.apply(path).data for path in paths])
+
+
+def embed_cohort(
+    pipeline: str | Path,
+    cohort: pd.DataFrame | str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    splits: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write the semantic codes of a cohort as a Parquet file, unless the same lies there already.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        cohort: Cohort, its table's path, or scans.
+        out: The file.
+        splits: Embed only the scans of these splits.
+        batch_size: Scans at a time; None takes a number that fits.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        cache: Folder of preprocessed volumes, which is filled; None preprocesses on the way.
+        overwrite: Compute them even if the same lie there.
+        progress: Show a bar.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileNotFoundError: Pipeline, cohort or a scan is missing.
+        InputError: The cohort has faults, or no scan in these splits.
+    """
+    out, index = Path(out), read_index(pipeline)
+    spec = PreprocessingSpec.from_dict(index.spec)
+    whole = as_cohort(cohort)
+    frame = _rows(whole, splits=splits, trained=index.split)
+    volumes = VolumeCache(cache, spec) if cache else None
+    metadata = {
+        "ldae_version": __version__,
+        "pipeline": index.sha256,
+        "statistics": index.components["statistics"],
+        "split": split_hash(whole) if "split" in whole.columns else None,
+        "request": _request(frame, spec),
+    }
+    if not overwrite and _holds(out, metadata):
+        logger.info("%s is up to date", out)
+        return out
+    if volumes is not None:
+        volumes.prepare(list(frame["path"]), progress=progress)
+    from ldae.pipeline.pipeline import LDAEPipeline
+
+    loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
+    table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress)
+    table.attrs |= metadata
+    write_embeddings(table, out)
+    return out
+
+
+def read_embeddings(path: str | Path) -> pd.DataFrame:
+    """An embeddings table; `attrs` holds "pipeline" (sha256), "code_std" and, of a cohort, "split" (hash).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is no embeddings table.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: embeddings must be a file that `ldae embed` wrote.")
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise CheckpointError(f"{path} must be a Parquet file, but reading it failed: {error}.") from error
+    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
+    if metadata is None:
+        raise CheckpointError(f"{path} must be a table that `ldae embed` wrote, got one without its hashes.")
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs = {**json.loads(metadata), "path": str(path)}
+    return frame
+
+
+def _rows(frame: pd.DataFrame, *, splits: Sequence[str] | None, trained: str) -> pd.DataFrame:
+    if "split" in frame.columns:
+        check_split(frame)
+        if split_hash(frame) != trained:
+            logger.warning(
+                "The cohort's split is not the one that the pipeline was trained on (%s): none of its scans "
+                "may count as held out if they are of the training cohort.",
+                trained[:12],
+            )
+    if splits is None:
+        return frame
+    unknown = [word for word in splits if word not in SPLITS]
+    if unknown or "split" not in frame.columns:
+        raise InputError(
+            f"splits must be among {', '.join(SPLITS)} in a cohort with a split column, got {list(splits)}."
+        )
+    rows = frame[frame["split"].isin(splits)]
+    if rows.empty:
+        raise InputError(f"The cohort must hold scans in split {', '.join(splits)}, got none.")
+    return rows
+
+
+def _request(frame: pd.DataFrame, spec: PreprocessingSpec) -> str:
+    """Hash of the rows and of the files as they lie on disk."""
+    named = VolumeCache("", spec)
+    return sha256_json([frame.to_csv(index=False), [named.key(path) for path in frame["path"]]])
+
+
+def _holds(path: Path, metadata: dict[str, Any]) -> bool:
+    """Whether the file was written for the same pipeline, rows and scans."""
+    try:
+        found = read_embeddings(path).attrs
+    except (FileNotFoundError, CheckpointError):
+        return False
+    return all(found.get(name) == value for name, value in metadata.items())
+
+
+def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
+    import pyarrow
+    from pyarrow import parquet
+
+    plain = frame.copy(deep=False)
+    plain.attrs = {}
+    table = pyarrow.Table.from_pandas(plain, preserve_index=False)
+    kept = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(frame.attrs, allow_nan=False).encode()}
+    with atomic_path(path) as temporary:
+        parquet.write_table(table.replace_schema_metadata(kept), temporary)

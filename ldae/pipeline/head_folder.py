@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fitted head as a folder, with its direction in code space and the pipeline behind its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import ldae.heads
+from ldae import __version__
+from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
+from ldae.errors import CheckpointError, InputError
+from ldae.heads.directions import Direction, Head, class_index
+
+DOCUMENT_NAME = "head.json"
+ARRAYS_NAME = "head.safetensors"
+KIND = "head"
+DIRECTIONS = "directions"
+HEAD = "head."
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head that knows where it leads and what it was fitted on.
+
+    Attributes:
+        head: The fitted estimator.
+        directions: Unit directions in whitened code space: [1, D] towards the positive class or a higher
+            prediction, or [C, D] towards each class past two.
+        pipeline: sha256 of the pipeline that made the codes.
+        provenance: What it predicts and was fitted on, JSON-able.
+        folder: Where it was read from; None for a head in memory.
+        sha256: Hash of the saved head; empty for a head in memory.
+    """
+
+    head: Head
+    directions: NDArray[np.float64]
+    pipeline: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    sha256: str = ""
+
+    def direction(self, *, std: ArrayLike, target_class: Any = None) -> Direction:
+        """Where to go for a class, or for a higher prediction of a regression head.
+
+        Args:
+            std: Standard deviation of the training codes [D].
+            target_class: May be left out for two classes (the positive one) and regression.
+
+        Raises:
+            InputError: Unknown class, or none given past two classes.
+        """
+        index = class_index(self.head, target_class)
+        spread = np.asarray(std, dtype=np.float64)
+        if len(self.directions) > 1:
+            return Direction(unit=self.directions[index], std=spread)
+        turned = index is not None and index != class_index(self.head, None)
+        return Direction(unit=-self.directions[0] if turned else self.directions[0], std=spread)
+
+
+def fitted_head(
+    head: Head,
+    *,
+    std: ArrayLike,
+    pipeline: str,
+    direction: ArrayLike | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> FittedHead:
+    """A fitted estimator with its direction.
+
+    Args:
+        head: The fitted estimator.
+        std: Standard deviation of the training codes [D].
+        pipeline: sha256 of the pipeline that made the codes.
+        direction: Directions in whitened code space, [D] or [C, D], for a head without `direction_`: those of
+            a linear probe fitted on the same data.
+        provenance: What it predicts and was fitted on, JSON-able.
+
+    Raises:
+        InputError: The head has no direction of its own and none is given, or lengths differ.
+    """
+    if direction is None and not hasattr(head, "direction_"):
+        raise InputError(
+            f"{type(head).__name__} has no direction in code space of its own. Give `direction`, that of a "
+            "LinearProbe fitted on the same data."
+        )
+    rows = (
+        _own_directions(head, std) if direction is None else np.atleast_2d(np.asarray(direction, dtype=float))
+    )
+    expected = _row_count(head), len(np.asarray(std))
+    if rows.shape != expected:
+        raise InputError(f"directions of {type(head).__name__} must have shape {expected}, got {rows.shape}.")
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return FittedHead(head=head, directions=units, pipeline=pipeline, provenance=dict(provenance or {}))
+
+
+def save_head(folder: str | Path, fitted: FittedHead) -> Path:
+    """Write head.safetensors and, last, head.json.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    config, arrays = fitted.head.state()  # type: ignore[attr-defined]
+    tensors = {f"{HEAD}{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    tensors[DIRECTIONS] = torch.from_numpy(np.array(fitted.directions))
+    with atomic_path(folder / ARRAYS_NAME) as temporary:
+        save_file(tensors, temporary)
+        arrays_sha256 = sha256_file(temporary)
+    document = {
+        "kind": KIND,
+        "ldae_version": __version__,
+        "state": config,
+        "pipeline": fitted.pipeline,
+        "provenance": fitted.provenance,
+        "arrays_sha256": arrays_sha256,
+    }
+    write_json(folder / DOCUMENT_NAME, document)
+    return folder
+
+
+def load_head(folder: str | Path) -> FittedHead:
+    """Read a head folder.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        CheckpointError: It is damaged, or holds something else.
+    """
+    folder = Path(folder)
+    for name in (DOCUMENT_NAME, ARRAYS_NAME):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: a head must be a folder that `ldae probe` wrote."
+            )
+    document = read_json(folder / DOCUMENT_NAME)
+    found = document.get("kind") if isinstance(document, dict) else None
+    if found != KIND:
+        raise CheckpointError(f"{folder / DOCUMENT_NAME} must describe a head, got kind {found!r}.")
+    arrays_sha256 = sha256_file(folder / ARRAYS_NAME)
+    if arrays_sha256 != document["arrays_sha256"]:
+        raise CheckpointError(
+            f"{folder / ARRAYS_NAME} has sha256 {arrays_sha256[:12]}, but {DOCUMENT_NAME} beside it was "
+            f"written for {document['arrays_sha256'][:12]}: the folder is damaged or mixed. Fit it again."
+        )
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in load_file(folder / ARRAYS_NAME).items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / ARRAYS_NAME} must be a safetensors file: {error}.") from error
+    directions = arrays.pop(DIRECTIONS)
+    state = {name.removeprefix(HEAD): array for name, array in arrays.items()}
+    return FittedHead(
+        head=_head_class(document["state"]["head"]).from_state(document["state"], state),
+        directions=directions,
+        pipeline=document["pipeline"],
+        provenance=document["provenance"],
+        folder=folder,
+        sha256=sha256_json(document),
+    )
+
+
+def _head_class(name: str) -> Any:
+    found = getattr(ldae.heads, name, None) if name in ldae.heads.__all__ else None
+    if not hasattr(found, "from_state"):
+        raise CheckpointError(
+            f"A saved head must be of a class that this version of ldae knows, got {name!r}."
+        )
+    return found
+
+
+def _row_count(head: Head) -> int:
+    classes = getattr(head, "classes_", ())
+    return len(classes) if len(classes) > 2 else 1
+
+
+def _own_directions(head: Head, std: ArrayLike) -> NDArray[np.float64]:
+    targets = [None] if _row_count(head) == 1 else head.classes_.tolist()  # type: ignore[attr-defined]
+    return np.stack([Direction.from_head(head, std=std, target_class=target).unit for target in targets])

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scan verbs do: scans in, a BIDS derivative (or a table of codes) and a JSON record out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ldae import __version__
+from ldae.data.artefact import write_json
+from ldae.data.cohort import read_cohort
+from ldae.data.differences import Difference
+from ldae.data.scan import Scan
+from ldae.data.split import SPLITS, check_split
+from ldae.diffusion.samplers import Solver
+from ldae.errors import InputError
+from ldae.pipeline.code import Code
+from ldae.pipeline.derivatives import Derivative, ScanName, check_names, number_label
+from ldae.pipeline.embeddings import write_embeddings
+from ldae.pipeline.head_folder import load_head
+from ldae.pipeline.interpolation import check_fractions
+from ldae.pipeline.manipulation import Manipulation
+from ldae.pipeline.networks import MOST_AT_ONCE
+from ldae.pipeline.novelty import Novelty
+from ldae.pipeline.pipeline import LDAEPipeline
+
+RESULT_NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class InputScan:
+    """A scan to work on, and what its outputs are called."""
+
+    path: Path
+    name: ScanName
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are found and rendered.
+
+    Attributes:
+        steps: Network calls from latent to noise, 1..T-1.
+        decode_steps: Network calls from noise to latent; None takes `steps`.
+        solver: How the steps are taken.
+    """
+
+    steps: int = 20
+    decode_steps: int | None = None
+    solver: Solver = "ddim-next"
+
+    @property
+    def down(self) -> int:
+        """Network calls from noise to latent."""
+        return self.steps if self.decode_steps is None else self.decode_steps
+
+
+@dataclass
+class JobResult:
+    """What a scan verb wrote.
+
+    Attributes:
+        result: The JSON file that lists it.
+        paths: The files with scans or codes.
+        novelty: How far each source lies outside of the training scans.
+    """
+
+    result: Path
+    paths: list[Path] = field(default_factory=list)
+    novelty: dict[str, Novelty] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScanCheck:
+    """How a scan differs from what a pipeline expects, and how far it lies outside of the training scans."""
+
+    path: Path
+    differences: list[Difference]
+    novelty: Novelty | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "path": str(self.path),
+            "differences": [item.to_dict() for item in self.differences],
+            "novelty": None if self.novelty is None else self.novelty.to_dict(),
+        }
+
+
+def gather_scans(
+    scans: Sequence[str | Path] = (), *, cohort: str | Path | None = None, split: str | None = None
+) -> list[InputScan]:
+    """The scans that a verb was given: by path, or as a cohort or one split of it.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        InputError: Neither or both are given, two scans would share their outputs' names, or the split is
+            unknown or empty.
+    """
+    if bool(scans) == (cohort is not None):
+        got = "both" if scans else "neither"
+        raise InputError(f"Scans must be given as paths or as a cohort, got {got}. Give one of the two.")
+    found = _cohort_scans(cohort, split=split) if cohort is not None else _path_scans(scans, split=split)
+    check_names([scan.name for scan in found], [scan.path for scan in found])
+    return found
+
+
+def _path_scans(scans: Sequence[str | Path], *, split: str | None) -> list[InputScan]:
+    if split is not None:
+        raise InputError(f"A split must come with a cohort, got {split!r} with paths. Leave one of them out.")
+    for scan in scans:
+        if not Path(scan).is_file():
+            raise FileNotFoundError(
+                f"A scan must be a file, got {scan}, which does not exist. Check the path."
+            )
+    return [InputScan(Path(scan), ScanName.of(scan)) for scan in scans]
+
+
+def _cohort_scans(cohort: str | Path, *, split: str | None) -> list[InputScan]:
+    frame = read_cohort(cohort)
+    if "split" in frame.columns or split is not None:
+        check_split(frame)
+    if split is not None:
+        if split not in SPLITS:
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+        frame = frame[frame["split"] == split]
+    if frame.empty:
+        raise InputError(f"split must be one that {cohort} holds, got {split!r}. See its split column.")
+    return [
+        InputScan(Path(row.path), ScanName.of(row.path, subject=row.subject, session=row.session))
+        for row in frame.itertuples()
+    ]
+
+
+def reconstruct_scans(
+    pipeline: LDAEPipeline,
+    scans: Sequence[InputScan],
+    *,
+    out: str | Path,
+    sampling: Sampling | None = None,
+    progress: bool = False,
+) -> JobResult:
+    """Encode and decode each scan; writes desc-reconstruction."""
+    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
+    for batch in job.batches():
+        decoded = pipeline.decode([code for _, code in batch], steps=job.sampling.down)
+        for (scan, _), rendered in zip(batch, decoded, strict=True):
+            job.write(
+                scan,
+                rendered,
+                desc="reconstruction",
+                description="Reconstruction of the scan from its semantic and its stochastic code.",
+            )
+    return job.finish("reconstruct")
+
+
+def vary_scans(
+    pipeline: LDAEPipeline,
+    scans: Sequence[InputScan],
+    *,
+    out: str | Path,
+    n: int = 8,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    progress: bool = False,
+) -> JobResult:
+    """Render each scan's semantic code with `n` fresh stochastic codes; writes desc-variation1 and on."""
+    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
+    for scan, code in job.codes():
+        for number, rendered in enumerate(
+            pipeline.vary(code, n=n, seed=seed, steps=job.sampling.down), start=1
+        ):
+            job.write(
+                scan,
+                rendered,
+                desc=f"variation{number}",
+                description=f"The scan's semantic code with fresh stochastic code number {number}.",
+                details={"Seed": seed, "Variation": number},
+            )
+    return job.finish("vary")
+
+
+def interpolate_scans(
+    pipeline: LDAEPipeline,
+    first: InputScan,
+    *,
+    second: InputScan,
+    out: str | Path,
+    fractions: Sequence[float] = (0.25, 0.5, 0.75),
+    extrapolate: bool = False,
+    sampling: Sampling | None = None,
+) -> JobResult:
+    """Render what lies between two scans in the space of the first; writes desc-interpolation0p25 and on."""
+    check_fractions(fractions, extrapolate=extrapolate)
+    job = _Job(pipeline, out, scans=[first, second], sampling=sampling or Sampling(), progress=False)
+    start, end = (code for _, code in job.codes())
+    scans = pipeline.interpolate(
+        start, end, fractions=fractions, steps=job.sampling.down, extrapolate=extrapolate
+    )
+    for fraction, rendered in zip(fractions, scans, strict=True):
+        job.write(
+            first,
+            rendered,
+            desc=f"interpolation{number_label(fraction)}",
+            description=f"Between the codes of two scans, {fraction:g} of the way to the second.",
+            sources=[first.path, second.path],
+            details={"Fraction": fraction},
+        )
+    return job.finish("interpolate")
+
+
+def manipulate_scans(
+    pipeline: LDAEPipeline,
+    scans: Sequence[InputScan],
+    *,
+    out: str | Path,
+    head: str | Path,
+    targets: Sequence[float],
+    target_class: str | None = None,
+    hold: Sequence[str | Path] = (),
+    sampling: Sampling | None = None,
+    progress: bool = False,
+) -> JobResult:
+    """Render each scan, had the head said each target.
+
+    One target writes desc-counterfactual, several desc-counterfactual0p1 and so on.
+
+    Args:
+        pipeline: The pipeline.
+        scans: What `gather_scans` found.
+        out: Root of the derivative.
+        head: Folder of the fitted head.
+        targets: Wanted probabilities, or predictions of a regression head.
+        target_class: Class that a probability speaks of; may be left out for two classes.
+        hold: Folders of heads whose linear directions are not to be moved along.
+        sampling: How codes are found and rendered.
+        progress: Show a bar.
+    """
+    if not targets:
+        raise InputError("At least one target must be given, got none.")
+    fitted, held = load_head(head), [load_head(other) for other in hold]
+    details = {
+        "Head": str(head),
+        "HeadSha256": fitted.sha256,
+        "Hold": [{"Head": str(other.folder), "HeadSha256": other.sha256} for other in held],
+    }
+    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
+    for scan, code in job.codes():
+        series = pipeline.trajectory(
+            code, fitted, targets=targets, target_class=target_class, hold=held, steps=job.sampling.down
+        )
+        for made in series:
+            job.write(
+                scan,
+                made.scan,
+                desc="counterfactual" + (number_label(made.target) if len(series) > 1 else ""),
+                description="The scan's semantic code, moved until a fitted head says the target.",
+                details={**details, **_told(made)},
+            )
+    return job.finish("manipulate")
+
+
+def _told(made: Manipulation) -> dict[str, Any]:
+    return {
+        "Target": made.target,
+        "TargetClass": made.move.target_class,
+        "Step": made.step,
+        "HeadBefore": made.move.start,
+        "HeadAfter": made.achieved,
+        "CodeDistance": made.distance,
+        "CodeDistanceTraining": list(made.training_range),
+        "Verdict": made.move.novelty.verdict,
+    }
+
+
+def embed_scans(
+    pipeline: LDAEPipeline, scans: Sequence[InputScan], *, out: str | Path, progress: bool = False
+) -> JobResult:
+    """Write the semantic codes of scans as a Parquet file, and a JSON file of the same name beside it."""
+    out = Path(out)
+    paths = [scan.path for scan in scans]
+    result = JobResult(out.with_suffix(".json"), [out])
+    write_embeddings(pipeline.embed(paths, progress=progress), out)
+    novelty = pipeline.novelty(paths)
+    result.novelty = {str(path): found for path, found in zip(paths, novelty, strict=True)}
+    write_json(result.result, _document("embed", pipeline, result, outputs=[{"path": str(out)}]))
+    return result
+
+
+def check_scans(pipeline: LDAEPipeline, paths: Sequence[str | Path]) -> list[ScanCheck]:
+    """What preprocessing does to each scan, and how far it lies outside of the training scans.
+
+    A scan that preprocessing refuses has no novelty; its differences say why.
+    """
+    checks = []
+    for path in map(Path, paths):
+        found = pipeline.spec.differences(path)
+        refused = any(item.action.startswith("refused") for item in found)
+        checks.append(ScanCheck(path, found, None if refused else pipeline.novelty([path])[0]))
+    return checks
+
+
+class _Job:
+    """Reads and encodes scans in batches, writes what is rendered, and keeps the record."""
+
+    def __init__(
+        self,
+        pipeline: LDAEPipeline,
+        out: str | Path,
+        *,
+        scans: Sequence[InputScan],
+        sampling: Sampling,
+        progress: bool,
+    ) -> None:
+        self.pipeline, self.scans, self.sampling, self.progress = pipeline, scans, sampling, progress
+        self.derivative = Derivative(out, sources=[scan.path for scan in scans])
+        self.result = JobResult(Path(out) / RESULT_NAME)
+        self.records: list[dict[str, Any]] = []
+        # Wrong steps are said before the first scan is read.
+        for steps in (sampling.steps, sampling.down):
+            pipeline.networks.diffusion.schedule.grid(steps)
+
+    def batches(self) -> Iterator[list[tuple[InputScan, Code]]]:
+        """Scans with their codes, several at a time."""
+        with tqdm(total=len(self.scans), desc="scans", disable=not self.progress) as bar:
+            for start in range(0, len(self.scans), MOST_AT_ONCE):
+                batch = self.scans[start : start + MOST_AT_ONCE]
+                volumes: list[Scan] = [self.pipeline.read(scan.path) for scan in batch]
+                for scan, novelty in zip(batch, self.pipeline.novelty(volumes), strict=True):
+                    self.result.novelty[str(scan.path)] = novelty
+                codes = self.pipeline.encode(volumes, steps=self.sampling.steps, solver=self.sampling.solver)
+                yield list(zip(batch, codes, strict=True))
+                bar.update(len(batch))
+
+    def codes(self) -> Iterator[tuple[InputScan, Code]]:
+        """Scans with their codes, one after another."""
+        for batch in self.batches():
+            yield from batch
+
+    def write(
+        self,
+        scan: InputScan,
+        rendered: Scan,
+        *,
+        desc: str,
+        description: str,
+        sources: Sequence[Path] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one rendered scan and note it."""
+        told = {
+            "PipelineSha256": self.pipeline.sha256,
+            "Seed": None,
+            "Steps": self.sampling.steps,
+            "DecodeSteps": self.sampling.down,
+            "Solver": self.sampling.solver,
+            **(details or {}),
+            "SourceNovelty": self.result.novelty[str(scan.path)].verdict,
+        }
+        path = self.derivative.write(
+            rendered,
+            scan.name,
+            desc=desc,
+            description=description,
+            sources=sources or [scan.path],
+            details=told,
+        )
+        self.result.paths.append(path)
+        self.records.append({"path": str(path), "source": str(scan.path), "desc": desc, **told})
+
+    def finish(self, verb: str) -> JobResult:
+        """Write the record."""
+        write_json(self.result.result, _document(verb, self.pipeline, self.result, outputs=self.records))
+        return self.result
+
+
+def _document(
+    verb: str, pipeline: LDAEPipeline, result: JobResult, *, outputs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "verb": verb,
+        "ldae_version": __version__,
+        "pipeline": {"folder": str(pipeline.folder), "sha256": pipeline.sha256},
+        "sources": {path: novelty.to_dict() for path, novelty in result.novelty.items()},
+        "outputs": outputs,
+    }

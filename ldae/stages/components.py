@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks from their component folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ldae.data.artefact import Component, load_component
+from ldae.diffusion.prediction import PredictionName
+from ldae.diffusion.schedule import Schedule, ScheduleConfig
+from ldae.errors import CheckpointError
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.backbones import BackboneConfig
+from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.normaliser import LatentNormaliser
+from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.nets.unet import UNet, UNetConfig
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
+    """Load weights into a module, every key accounted for.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the message lists them.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    if missing or unexpected or shapes:
+        raise CheckpointError(
+            f"weights of {what} must fit its configuration: missing {missing or 'none'}, unexpected "
+            f"{unexpected or 'none'}, other shape {shapes or 'none'}."
+        )
+    module.load_state_dict(tensors)
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass
+class Denoiser:
+    """Stage 2's result: UNet, statistics of the latents, schedule, and what the UNet predicts."""
+
+    unet: UNet
+    normaliser: LatentNormaliser
+    schedule: Schedule
+    prediction: PredictionName
+
+
+@dataclass
+class Representation:
+    """Stage 3's result: semantic encoder and gradient estimator."""
+
+    encoder: SemanticEncoder
+    estimator: GradientEstimator
+
+
+def load_autoencoder(folder: Path) -> tuple[Autoencoder, Component]:
+    """The autoencoder of a component folder, in eval mode."""
+    component = load_component(folder, "autoencoder")
+    autoencoder = Autoencoder(AutoencoderConfig(**_tuples(component.config)))
+    load_weights(autoencoder, component.tensors, what=str(folder))
+    return autoencoder.eval(), component
+
+
+def load_denoiser(folder: Path) -> tuple[Denoiser, Component]:
+    """The denoiser of a component folder, in eval mode."""
+    component = load_component(folder, "denoiser")
+    unet = UNet(UNetConfig(**_tuples(component.config["unet"])))
+    load_weights(unet, _with_prefix(component.tensors, "unet."), what=str(folder))
+    statistics = _with_prefix(component.tensors, "normaliser.")
+    normaliser = LatentNormaliser(statistics["mean"], statistics["std"])
+    schedule = Schedule(ScheduleConfig(**component.config["schedule"]))
+    return Denoiser(unet.eval(), normaliser, schedule, component.config["prediction"]), component
+
+
+def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representation, Component]:
+    """Semantic encoder and gradient estimator of a component folder, in eval mode."""
+    component = load_component(folder, "representation")
+    config = component.config
+    semantic = dict(config["encoder"])
+    semantic["backbone"] = BackboneConfig(**semantic["backbone"])
+    # the weights follow: never look for pretrained ones
+    semantic["backbone"].init_args.update({name: False for name in ("pretrained",) if name in semantic["backbone"].init_args})
+    encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
+    estimator = GradientEstimator(
+        EstimatorConfig(**config["estimator"]),
+        unet=unet,
+        code_size=encoder.config.code_size,
+        latent_shape=tuple(config["latent_shape"]),
+    )
+    load_weights(encoder, _with_prefix(component.tensors, "encoder."), what=f"{folder} (encoder)")
+    load_weights(estimator, _with_prefix(component.tensors, "estimator."), what=f"{folder} (estimator)")
+    return Representation(encoder.eval(), estimator.eval()), component

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: the diffusion model of the latents (DDPM, arXiv 2006.11239)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ldae.data.artefact import component_sha256, save_component
+from ldae.data.latents import LatentStats
+from ldae.diffusion.prediction import PredictionName, add_noise, make_prediction
+from ldae.diffusion.schedule import Schedule, ScheduleConfig
+from ldae.nets.normaliser import LatentNormaliser
+from ldae.nets.unet import UNet, UNetConfig
+from ldae.stages.ema import ExponentialAverage
+from ldae.stages.stage import OptimiserConfig, Stage, make_optimiser
+
+StatisticsName = Literal["voxel", "channel"]
+LatentName = Literal["mean", "sample"]
+
+
+def make_normaliser(stats: LatentStats, statistics: StatisticsName) -> LatentNormaliser:
+    """Statistics per place (the mean brain is removed) or per channel (as published)."""
+    if statistics == "voxel":
+        return LatentNormaliser(stats.mean, stats.std)
+    return LatentNormaliser(stats.channel_mean.reshape(-1, 1, 1, 1), stats.channel_std)
+
+
+class DenoiserStage(Stage):
+    """Trains the latent UNet; exports its average with schedule and latent statistics.
+
+    Args:
+        run_dir: Folder of the run.
+        unet: Size of the UNet.
+        schedule: Noise schedule.
+        prediction: What the UNet predicts: "v", or "eps" as published.
+        statistics: Mean that is taken off the latents: "voxel" (per place) or "channel" (as published).
+        latent: Train on posterior means, or on samples of the posterior.
+        optimiser: Adam and its schedule.
+        ema_decay: Decay of the weight average.
+        seed: Seed of every random draw.
+    """
+
+    kind = "denoiser"
+
+    def __init__(
+        self,
+        *,
+        run_dir: str = "outputs/run",
+        unet: UNetConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        prediction: PredictionName = "v",
+        statistics: StatisticsName = "voxel",
+        latent: LatentName = "mean",
+        optimiser: OptimiserConfig | None = None,
+        ema_decay: float = 0.9999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(run_dir=run_dir, seed=seed)
+        self.unet = UNet(unet or UNetConfig())
+        self.ema = ExponentialAverage(self.unet, decay=ema_decay)
+        self.schedule = Schedule(schedule)
+        self.prediction = make_prediction(prediction, self.schedule)
+        self.statistics: StatisticsName = statistics
+        self.latent = latent
+        self.optimiser_config = optimiser or OptimiserConfig(lr=2.5e-5)
+        self.normaliser: LatentNormaliser
+
+    def setup(self, stage: str) -> None:
+        """Take the latent statistics from the store."""
+        stats = self.trainer.datamodule.statistics()  # type: ignore[attr-defined]
+        self.normaliser = make_normaliser(stats, self.statistics).to(self.device)
+
+    def configure_optimizers(self) -> Any:
+        """Adam over the UNet."""
+        optimiser, schedule = make_optimiser(
+            self.optimiser_config, list(self.unet.parameters()), total=self.total_steps
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
+        """One optimiser step, then one step of the average."""
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.ema.update(self.unet)
+
+    def clean_latent(self, batch: dict[str, Tensor]) -> Tensor:
+        """Normalised latents of a batch, [B, C, h, w, d]."""
+        latent = batch["mean"]
+        if self.latent == "sample":
+            latent = latent + batch["sigma"] * torch.randn_like(latent)
+        return self.normaliser(latent)
+
+    def loss(self, unet: UNet, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the prediction, [B]."""
+        z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
+        output = unet(z, t).float()
+        return (output - self.prediction.target(z0, noise, t)).square().flatten(1).mean(1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One batch {"mean", "sigma": [B, C, h, w, d]} at uniform levels."""
+        z0 = self.clean_latent(batch)
+        t = torch.randint(len(self.schedule), (len(z0),), device=z0.device)
+        loss = self.loss(self.unet, z0, t, torch.randn_like(z0)).mean()
+        self.log("train/loss", loss.detach(), batch_size=len(z0), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The averaged network's loss at levels spread evenly over the batch, with fixed noise."""
+        z0 = self.normaliser(batch["mean"])
+        generator = torch.Generator().manual_seed(self.seed + batch_index)
+        noise = torch.randn(z0.shape, generator=generator).to(z0)
+        t = torch.linspace(0, len(self.schedule) - 1, len(z0), device=z0.device).round().long()
+        loss = self.loss(self.ema.module, z0, t, noise).mean()
+        self.log("val/loss", loss, batch_size=len(z0), prog_bar=True, sync_dist=True)
+
+    def export(self, folder: Path) -> str:
+        """Write the averaged UNet with the latent statistics, schedule and prediction."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        average = self.ema.module
+        tensors = {f"unet.{name}": value for name, value in average.state_dict().items()}
+        tensors |= {f"normaliser.{name}": value for name, value in self.normaliser.state_dict().items()}
+        return save_component(
+            folder,
+            kind=self.kind,
+            config={
+                "unet": asdict(average.config),
+                "schedule": asdict(self.schedule.config),
+                "prediction": self.prediction.name,
+                "statistics": self.statistics,
+            },
+            tensors=tensors,
+            spec=data.spec.to_dict(),
+            split=data.split_hash,
+            parents={"autoencoder": component_sha256(self.run_dir / "autoencoder")},
+        )

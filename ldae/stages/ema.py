@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exponential moving average of a module's weights."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar, cast
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class ExponentialAverage(nn.Module, Generic[ModuleT]):
+    """Weights averaged as m_1 = w_1, m_n = decay m_{n-1} + (1 - decay) w_n; call `update` once per optimiser step.
+
+    Buffers, such as the running statistics of a whitening layer, are copied, not averaged.
+
+    Args:
+        module: The module in training.
+        decay: Weight of the past, 0..1.
+    """
+
+    def __init__(self, module: ModuleT, *, decay: float) -> None:
+        super().__init__()
+        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average.requires_grad_(False).eval()
+
+    def update(self, module: ModuleT) -> None:
+        """Take in the weights of `module` after an optimiser step."""
+        self.average.update_parameters(module)
+
+    @property
+    def module(self) -> ModuleT:
+        """The averaged module, always in eval mode."""
+        return cast(ModuleT, self.average.module)
+
+    def train(self, mode: bool = True) -> ExponentialAverage[ModuleT]:
+        """Stays in eval mode, whatever is asked."""
+        return super().train(False)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 3: semantic encoder and gradient estimator over the frozen denoiser (LDAE, arXiv 2504.08635)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from ldae.data.artefact import Component, component_sha256, save_component
+from ldae.diffusion.model import GuidedDiffusion
+from ldae.diffusion.prediction import add_noise
+from ldae.errors import CheckpointError
+from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.stages.components import load_denoiser
+from ldae.stages.ema import ExponentialAverage
+from ldae.stages.stage import OptimiserConfig, Stage, make_optimiser
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Regression of the latents from the code by one linear layer.
+
+    Attributes:
+        epochs: Epochs of regression alone before the diffusion loss; 0 as published.
+        weight: Weight of the regression term beside the diffusion loss afterwards; 0 as published.
+    """
+
+    epochs: int = 0
+    weight: float = 0.0
+
+
+class Learned(nn.Module):
+    """The two networks that stage 3 trains, averaged together."""
+
+    def __init__(self, encoder: SemanticEncoder, estimator: GradientEstimator) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.estimator = estimator
+
+
+class RepresentationStage(Stage):
+    """Learns what explains a latent: the encoder says y, the estimator says what y changes.
+
+    The UNet of stage 2 stays frozen, in eval mode and bit-identical.
+
+    Args:
+        run_dir: Folder of the run.
+        encoder: Form of the semantic encoder.
+        estimator: Where the code enters.
+        warm_start: Regression of the latents from the code.
+        optimiser: Adam and its schedule.
+        ema_decay: Decay of the weight average.
+        seed: Seed of every random draw.
+    """
+
+    kind = "representation"
+
+    def __init__(
+        self,
+        *,
+        run_dir: str = "outputs/run",
+        encoder: SemanticConfig | None = None,
+        estimator: EstimatorConfig | None = None,
+        warm_start: WarmStartConfig | None = None,
+        optimiser: OptimiserConfig | None = None,
+        ema_decay: float = 0.9999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(run_dir=run_dir, seed=seed)
+        self.encoder_config = encoder or SemanticConfig()
+        self.estimator_config = estimator or EstimatorConfig()
+        self.warm_start = warm_start or WarmStartConfig()
+        self.optimiser_config = optimiser or OptimiserConfig(lr=2.5e-5)
+        self.ema_decay = ema_decay
+        self.learned: Learned
+        self.parent: Component
+
+    def setup(self, stage: str) -> None:
+        """Build the networks for the sizes of the earlier stages and load the frozen ones."""
+        if hasattr(self, "learned"):
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        denoiser, self.parent = load_denoiser(self.run_dir / "denoiser")
+        self._check_parents(data)
+        shape = tuple(data.store.stats().mean.shape)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            encoder = SemanticEncoder(self.encoder_config, size=data.spec.size)
+            estimator = GradientEstimator(
+                self.estimator_config,
+                unet=denoiser.unet.config,
+                code_size=self.encoder_config.code_size,
+                latent_shape=(shape[1], shape[2], shape[3]),
+            )
+            self.regressor = nn.Linear(self.encoder_config.code_size, int(torch.tensor(shape).prod()))
+        self.learned = Learned(encoder, estimator)
+        self.ema = ExponentialAverage(self.learned, decay=self.ema_decay)
+        self.frozen = denoiser.unet.requires_grad_(False)
+        self.normaliser = denoiser.normaliser
+        self.schedule = denoiser.schedule
+        self.prediction_name = denoiser.prediction
+        self.latent_shape = shape[1:]
+
+    def _check_parents(self, data: Any) -> None:
+        autoencoder = component_sha256(self.run_dir / "autoencoder")
+        if self.parent.parents["autoencoder"] != autoencoder:
+            raise CheckpointError(
+                f"{self.run_dir / 'denoiser'} was trained on latents of autoencoder "
+                f"{self.parent.parents['autoencoder'][:12]}, but {self.run_dir / 'autoencoder'} is {autoencoder[:12]}. "
+                "Train the denoiser again, or bring its autoencoder back."
+            )
+        if self.parent.split != data.split_hash:
+            raise CheckpointError(
+                f"{self.run_dir / 'denoiser'} was trained on split {str(self.parent.split)[:12]}, but {data.cohort} "
+                f"has split {data.split_hash[:12]}. Use one split for all stages."
+            )
+
+    def diffusion(self, learned: Learned) -> GuidedDiffusion:
+        """The frozen UNet guided by the given networks."""
+        return GuidedDiffusion(
+            self.frozen, learned.estimator, schedule=self.schedule, prediction=self.prediction_name
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Adam over encoder, estimator and the regression of the warm start."""
+        parameters = [*self.learned.parameters(), *self.regressor.parameters()]
+        optimiser, schedule = make_optimiser(self.optimiser_config, parameters, total=self.total_steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
+        """One optimiser step, then one step of the average."""
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.ema.update(self.learned)
+
+    def regression_loss(self, y: Tensor, z0: Tensor) -> Tensor:
+        """Mean squared error of the latents regressed from the codes."""
+        return functional.mse_loss(self.regressor(y).float(), z0.flatten(1))
+
+    def diffusion_loss(self, learned: Learned, z0: Tensor, t: Tensor, noise: Tensor, y: Tensor) -> Tensor:
+        """Weighted mean of the squared error of the guided prediction."""
+        model = self.diffusion(learned)
+        z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
+        error = model(z, t, y) - model.prediction.target(z0, noise, t)
+        return (model.prediction.weight(t) * error.square().flatten(1).mean(1)).mean()
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One batch {"volume", "mean"}: regression during the warm start, then the diffusion loss."""
+        z0 = self.normaliser(batch["mean"])
+        y = self.learned.encoder(batch["volume"])
+        warm = self.current_epoch < self.warm_start.epochs
+        loss = torch.zeros((), device=z0.device)
+        if warm or self.warm_start.weight > 0:
+            regression = self.regression_loss(y, z0)
+            self.log("train/regression", regression.detach(), batch_size=len(z0), prog_bar=True)
+            loss = loss + regression * (1.0 if warm else self.warm_start.weight)
+        if not warm:
+            t = torch.randint(len(self.schedule), (len(z0),), device=z0.device)
+            diffusion = self.diffusion_loss(self.learned, z0, t, torch.randn_like(z0), y)
+            self.log("train/loss", diffusion.detach(), batch_size=len(z0), prog_bar=True)
+            loss = loss + diffusion
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Is the code used? The error with the scan's own code, another scan's, and none, at the same noise."""
+        z0 = self.normaliser(batch["mean"])
+        learned = self.ema.module
+        model = self.diffusion(learned)
+        generator = torch.Generator().manual_seed(self.seed + batch_index)
+        noise = torch.randn(z0.shape, generator=generator).to(z0)
+        t = torch.linspace(0, len(self.schedule) - 1, len(z0), device=z0.device).round().long()
+        y = learned.encoder(batch["volume"])
+        z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
+        target = model.prediction.target(z0, noise, t)
+        output, gradient = model.parts(z, t, y)
+        other = model.parts(z, t, y.roll(1, 0))[1]
+        guide = model.prediction.guide
+        values = {
+            "val/right": (guide(output, gradient, t) - target).square().mean(),
+            "val/shuffled": (guide(output, other, t) - target).square().mean(),
+            "val/none": (output - target).square().mean(),
+        }
+        self.log_dict(values, batch_size=len(z0), prog_bar=True, sync_dist=True)
+
+    def export(self, folder: Path) -> str:
+        """Write the averaged encoder and estimator."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        learned = self.ema.module
+        return save_component(
+            folder,
+            kind=self.kind,
+            config={
+                "encoder": asdict(self.encoder_config),
+                "estimator": asdict(self.estimator_config),
+                "size": list(data.spec.size),
+                "latent_shape": list(self.latent_shape),
+            },
+            tensors=learned.state_dict(),
+            spec=data.spec.to_dict(),
+            split=data.split_hash,
+            parents={
+                "autoencoder": component_sha256(self.run_dir / "autoencoder"),
+                "denoiser": self.parent.sha256,
+            },
+        )

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ldae.errors import InputError
+from ldae.evaluation.baselines import oracle_auc, voxel_pca_features
+
+
+def test_features_are_fitted_on_training_scans_only() -> None:
+    generator = np.random.default_rng(0)
+    basis = generator.standard_normal((3, 4, 5, 6))
+    train = np.einsum("nk,kxyz->nxyz", generator.standard_normal((40, 3)), basis).astype(np.float16)
+    test = np.einsum("nk,kxyz->nxyz", generator.standard_normal((10, 3)), basis).astype(np.float16)
+    train_features, test_features = voxel_pca_features(train, test, n_features=3)
+    assert train_features.shape == (40, 3)
+    assert test_features.dtype == np.float32
+    again = voxel_pca_features(train, np.concatenate([test, 100 * test]), n_features=3)[1][:10]
+    np.testing.assert_allclose(again, test_features, rtol=1e-4, atol=1e-4)
+    # Three components hold all that varies: distances between scans survive.
+    exact = np.linalg.norm((test[0] - test[1]).astype(float))
+    assert np.linalg.norm(test_features[0] - test_features[1]) == pytest.approx(exact, rel=0.01)
+
+
+def test_pca_faults_are_named() -> None:
+    with pytest.raises(InputError, match="at most the 3 training scans, got 4"):
+        voxel_pca_features(np.zeros((3, 2, 2, 2)), np.zeros((1, 2, 2, 2)), n_features=4)
+    with pytest.raises(InputError, match="one size"):
+        voxel_pca_features(np.zeros((3, 2, 2, 2)), np.zeros((1, 2, 2, 3)), n_features=2)
+
+
+def cohort(subjects: int = 900) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    sick = generator.random(subjects) < 0.5
+    age = 75 + 7 * generator.standard_normal(subjects)
+    log_volume = 3 + 0.02 * (age - 75) + 0.4 * sick + 0.2 * generator.standard_normal(subjects)
+    return pd.DataFrame(
+        {
+            "subject": np.arange(subjects).astype(str),
+            "split": np.where(np.arange(subjects) < subjects // 2, "train", "test"),
+            "diagnosis": np.where(sick, "AD", "CN"),
+            "age": age,
+            "ventricle_ml": np.exp(log_volume),
+        }
+    )
+
+
+def test_oracle_reaches_the_known_auc() -> None:
+    # Given age, log volumes of the two groups lie 2 standard deviations apart: AUC Phi(sqrt 2) = 0.921.
+    frame = cohort()
+    assert oracle_auc(frame) == pytest.approx(0.921, abs=0.02)
+    with_others = pd.concat([frame, frame.assign(diagnosis="MCI")])
+    assert oracle_auc(with_others) == oracle_auc(frame)
+
+
+def test_oracle_faults_are_named() -> None:
+    with pytest.raises(InputError, match=r"got none named \['ventricle_ml'\]"):
+        oracle_auc(cohort().drop(columns="ventricle_ml"))
+    with pytest.raises(InputError, match="Split 'test' must hold AD and CN scans"):
+        oracle_auc(cohort().assign(split="train"))
