@@ -40,10 +40,18 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 def add_spec(parser: argparse.ArgumentParser) -> None:
     """The grid that an old checkpoint was trained on, which its file does not tell."""
     parser.add_argument(
-        "--size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels of its scans (default: 128 160 128)"
+        "--size",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="voxels of its scans (default: 128 160 128)",
     )
     parser.add_argument(
-        "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of its voxels (default: 1.5 1.5 1.5)"
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="mm of its voxels (default: 1.5 1.5 1.5)",
     )
 
 

@@ -35,12 +35,17 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the component's folder; for ldae a run folder"
     )
-    parser.add_argument("--prefix", metavar="WORDS.", help="before the network's keys, where there are several")
+    parser.add_argument(
+        "--prefix", metavar="WORDS.", help="before the network's keys, where there are several"
+    )
     parser.add_argument("--groups", type=int, metavar="N", help="groups of the autoencoder's normalisations")
     parser.add_argument("--heads", type=int, metavar="N", help=HEADS_HELP)
     parser.add_argument("--arguments", type=Path, metavar="JSON", help="arguments of the DiffusionModelUNet")
     parser.add_argument(
-        "--cohort", type=Path, metavar="CSV", help="cohort whose split the networks were trained on, to assemble"
+        "--cohort",
+        type=Path,
+        metavar="CSV",
+        help="cohort whose split the networks were trained on, to assemble",
     )
     add_spec(parser)
     return parser.parse_args(words)

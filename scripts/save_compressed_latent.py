@@ -34,19 +34,23 @@ def main(words: Sequence[str]) -> None:
     """Compress."""
     args = parse(words)
 
+    from ldae.data.cohort import read_cohort, write_cohort
+
+    frame = read_cohort(args.csv_path)
+    # only now what takes seconds to import
     import torch
     from tqdm import tqdm
 
     from ldae.data.cache import VolumeCache
-    from ldae.data.cohort import read_cohort, write_cohort
     from ldae.data.latents import LatentStore
     from ldae.data.spec import PreprocessingSpec
     from ldae.pipeline.networks import choose_device
     from ldae.stages.components import load_autoencoder
 
-    frame = read_cohort(args.csv_path)
     base = args.csv_path.with_suffix("")
-    autoencoder, component = load_autoencoder(find_autoencoder(args, base.with_name(f"{base.name}_autoencoder")))
+    autoencoder, component = load_autoencoder(
+        find_autoencoder(args, base.with_name(f"{base.name}_autoencoder"))
+    )
     device = choose_device("auto")
     autoencoder.to(device)
     spec = PreprocessingSpec.from_dict(component.spec or {})

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the semantic code of every scan of a cohort, a Parquet table a split.
 
-The tables MODEL_SPLIT_embeddings_and_labels_SUFFIX_TARGET.parquet come into the working directory; each has one
-row a scan: subject, session, split, path, diagnosis, age, further columns of the cohort, and y_000 and on.
+The tables MODEL_SPLIT_embeddings_and_labels_SUFFIX_TARGET.parquet come into the working directory; each has
+one row a scan: subject, session, split, path, diagnosis, age, further columns of the cohort, and y_000 and
+on.
 """
 
 from __future__ import annotations
@@ -25,17 +26,26 @@ COMPARED = ("code_size", "plane", "pooling", "token_size", "normalisation")
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the words after the script's name."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv_path", type=Path, required=True, metavar="CSV", help="the cohort, with its split")
-    parser.add_argument("--model_path", type=Path, required=True, metavar="DIR", help="folder of the pipeline")
+    parser.add_argument(
+        "--csv_path", type=Path, required=True, metavar="CSV", help="the cohort, with its split"
+    )
+    parser.add_argument(
+        "--model_path", type=Path, required=True, metavar="DIR", help="folder of the pipeline"
+    )
     parser.add_argument(
         "--config_path",
         type=Path,
         metavar="YAML",
         help="config of stage 3; the pipeline carries its own, so this one is only compared with it",
     )
-    parser.add_argument("--model_name", default="ldae", metavar="WORD", help="first word of the tables' names")
     parser.add_argument(
-        "--target_model", default=AVERAGED, metavar="WORD", help=f"{AVERAGED}, the only one that a pipeline holds"
+        "--model_name", default="ldae", metavar="WORD", help="first word of the tables' names"
+    )
+    parser.add_argument(
+        "--target_model",
+        default=AVERAGED,
+        metavar="WORD",
+        help=f"{AVERAGED}, the only one that a pipeline holds",
     )
     parser.add_argument("--suffix", default="", metavar="WORD", help="goes into the tables' names")
     return parser.parse_args(words)
@@ -82,7 +92,8 @@ def check_words(args: argparse.Namespace) -> None:
 
     if args.target_model != AVERAGED:
         raise InputError(
-            f"--target_model must be {AVERAGED}, got {args.target_model!r}: a pipeline holds averaged weights only."
+            f"--target_model must be {AVERAGED}, got {args.target_model!r}: a pipeline holds averaged "
+            "weights only."
         )
     for flag in ("model_name", "suffix"):
         word = getattr(args, flag)
@@ -90,7 +101,8 @@ def check_words(args: argparse.Namespace) -> None:
             raise InputError(f"--{flag} must be a word for file names, got {word!r}. Leave the folders out.")
     if args.model_path.is_file():
         raise InputError(
-            f"--model_path must be the folder of a pipeline, got the file {args.model_path}. Convert it first: "
+            f"--model_path must be the folder of a pipeline, got the file {args.model_path}. Convert it "
+            "first: "
             "python scripts/convert_checkpoint.py --kind ldae, then ldae assemble."
         )
 
@@ -112,7 +124,8 @@ def check_config(path: Path, config: SemanticConfig) -> None:
     ]
     if wrong:
         raise InputError(
-            f"--config_path must describe the pipeline's encoder, but {path} says {', '.join(wrong)}. Give the "
+            f"--config_path must describe the pipeline's encoder, but {path} says {', '.join(wrong)}. Give "
+            "the "
             "config that it was trained with, or leave the flag out."
         )
 

@@ -102,7 +102,8 @@ def read_tables(train: Path, test: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for path in (train, test):
         if path.suffix == ".pt":
             raise InputError(
-                f"Codes must be a table that scripts/save_semantic_latent.py wrote, got {path}: the published "
+                f"Codes must be a table that scripts/save_semantic_latent.py wrote, got {path}: the "
+                "published "
                 "code stores labels as numbers and ages rescaled. Make the codes anew."
             )
     first, second = read_embeddings(train), read_embeddings(test)
@@ -195,7 +196,10 @@ def write(folder: Path, head: Any, *, rows: pd.DataFrame, held_out: pd.DataFrame
     with atomic_path(folder / "predictions.csv") as temporary:
         predictions.to_csv(temporary, index=False)
     main_ones = [name for name in ("auc", "balanced_accuracy", "mae", "r2") if name in metrics]
-    print(f"wrote {folder}: " + ", ".join(f"{name} {metrics[name]:.3f} {metrics[name + '_ci']}" for name in main_ones))
+    print(
+        f"wrote {folder}: "
+        + ", ".join(f"{name} {metrics[name]:.3f} {metrics[name + '_ci']}" for name in main_ones)
+    )
 
 
 if __name__ == "__main__":

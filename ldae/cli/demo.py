@@ -8,7 +8,7 @@ import shlex
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ldae.cli.state import StageFolder
@@ -17,7 +17,7 @@ from ldae.data.stamp import is_current, write_stamp
 
 STAGES = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
 TARGETS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
-EVALUATIONS = ("reconstruction", "code", "counterfactual", "interpolation")
+EVALUATIONS = ("reconstruction", "code", "comparison", "counterfactual", "interpolation")
 Words = Sequence[str]
 
 
@@ -35,7 +35,7 @@ class Step:
     name: str
     words: tuple[str, ...]
     inputs: tuple[Path, ...] = ()
-    outputs: tuple[Path, ...] = field(default=())
+    outputs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Demo:
         made = ("pipeline/model_index.json", "cohort/cohort.csv")
         yield self._step(
             "embed",
-            "embed --cohort {run}/cohort/cohort.csv --pipeline {run}/pipeline --out {run} --cache {run}/cache",
+            "embed --pipeline {run}/pipeline --cohort {run}/cohort/cohort.csv --cache {run}/cache "
+            "--out {run}",
             inputs=made,
             outputs=("embeddings.parquet",),
         )
@@ -119,19 +120,20 @@ class Demo:
 
     def _rendering(self) -> Iterator[Step]:
         healthy, ill, visits = self._test_scans()
-        targets = " ".join(f"--target {value}" for value in TARGETS)
-        commands = {
-            "reconstruct": f"reconstruct {healthy} {ill}",
-            "vary": f"vary {ill} -n 4",
-            "interpolate": f"interpolate {visits[0]} {visits[-1]} --fraction 0.5",
-            "manipulate": f"manipulate {ill} --head {{run}}/heads/diagnosis --target-class AD {targets}",
+        series = " ".join(f"--target {value}" for value in TARGETS)
+        commands: dict[str, tuple[list[Path], str]] = {
+            "reconstruct": ([healthy, ill], ""),
+            "vary": ([ill], "-n 4"),
+            "interpolate": ([visits[0], visits[-1]], "--fraction 0.5"),
+            "manipulate": ([ill], f"--head {{run}}/heads/diagnosis --target-class AD {series}"),
         }
-        for name, command in commands.items():
+        for verb, (scans, options) in commands.items():
             yield self._step(
-                name,
-                f"{command} --pipeline {{run}}/pipeline --out {{run}}/scans/{name}",
+                verb,
+                f"{verb} --pipeline {{run}}/pipeline --out {{run}}/scans/{verb} {options}",
+                scans=scans,
                 inputs=("pipeline/model_index.json", "heads/diagnosis", "cohort/cohort.csv"),
-                outputs=(f"scans/{name}",),
+                outputs=(f"scans/{verb}",),
             )
 
     def _test_scans(self) -> tuple[Path, Path, list[Path]]:
@@ -145,11 +147,19 @@ class Demo:
         return first["CN"], first["AD"], max(visits.values(), key=len)
 
     def _step(
-        self, name: str, command: str, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
+        self,
+        name: str,
+        command: str,
+        *,
+        inputs: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        scans: Sequence[Path] = (),
     ) -> Step:
+        """A step from its command, in which {run} is the run folder, and the scans that follow the verb."""
+        verb, *words = (word.format(run=self.run_dir) for word in command.split())
         return Step(
             name=name,
-            words=tuple(shlex.split(command.format(run=shlex.quote(str(self.run_dir))))),
+            words=(verb, *map(str, scans), *words),
             inputs=tuple(self.run_dir / path for path in inputs),
             outputs=tuple(self.run_dir / path for path in outputs),
         )

@@ -38,6 +38,7 @@ HINTS_THAT_DO_NOT_APPLY = (
     ".*args parameter is intended to run.*",  # the words are given on purpose
     ".*does not have many workers.*",  # cached volumes need no loader processes
     ".*smaller than the logging interval.*",
+    ".*in eval mode at the start of training.*",  # averaged weights and frozen networks are meant to be
     ".*treespec.*",
 )
 
@@ -157,8 +158,11 @@ def _one_sentence() -> Iterator[None]:
     except ArgumentError as error:
         lines = [line.strip(" -") for line in str(error.message or error).splitlines()]
         text = " ".join(line for line in lines if not any(noise in line for noise in PARSER_NOISE))
+        text = re.sub(r"Given value: [{(\[].*", "", text).strip()
         text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.Literal", "one of ")
-        raise InputError(f"The configuration is wrong: {text}. --print_config shows all keys.") from error
+        raise InputError(
+            f"The configuration is wrong: {text.removesuffix('.')}. --print_config shows all keys."
+        ) from error
 
 
 @contextmanager

@@ -141,9 +141,7 @@ class LatentStore:
             raise InputError(
                 f"Latent statistics must come from at least 2 training scans, got {len(train_keys)}."
             )
-        mean = torch.zeros_like(self.read(train_keys[0])[0], dtype=torch.float64)
-        for value in self._means(train_keys):
-            mean += value / len(train_keys)
+        mean = sum(self._means(train_keys), start=torch.zeros(1, dtype=torch.float64)) / len(train_keys)
         channel_mean = mean.mean(dim=(1, 2, 3))
         variance, channel_variance = torch.zeros_like(channel_mean), torch.zeros_like(channel_mean)
         for value in self._means(train_keys):

@@ -31,7 +31,7 @@ from ldae.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1  # raise it when the same parameters give other voxels
+RECIPE = 2  # raise it when the same parameters give other voxels
 UNITS = 1000  # stored intensity of the template's maximum
 TABLE = "cohort.csv"
 PARAMETERS = "phantom.json"
@@ -79,8 +79,8 @@ def make_phantom(
 ) -> Path:
     """Make a synthetic cohort, or finish it, or find it finished.
 
-    Subjects are warped from the MNI152 template by smooth invertible maps with known factors; see the columns'
-    units in phantom.json. The split is drawn here, by subject, since most later visits go to test subjects.
+    Subjects are warped from the MNI152 template by smooth invertible maps with known factors, whose units
+    stand in phantom.json. The split is drawn here, by subject: most later visits go to test subjects.
 
     Args:
         out: Folder of the cohort; cohort.csv is written last.
@@ -90,7 +90,7 @@ def make_phantom(
         size: Voxels along x, y and z, at least 8 each.
         visits_test: Shares of the test subjects with two and with three visits, 12 months apart.
         visits_other: The same for all other subjects.
-        label_maps: Folder of brains as label maps with FreeSurfer's numbers, to be used instead of the template.
+        label_maps: Folder of label maps with FreeSurfer's numbers, to be used instead of the template.
         jobs: Threads, by default one a core; they do not change the result.
         progress: Whether to log how far it is.
 
@@ -172,7 +172,8 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
         return
     if (out / TABLE).exists():
         raise InputError(
-            f"{out} must be empty or hold a synthetic cohort, got a {TABLE} without {PARAMETERS}. Name another folder."
+            f"{out} must be empty or hold a synthetic cohort, got a {TABLE} without {PARAMETERS}. "
+            "Name another folder."
         )
     write_json(path, {"parameters": parameters, "sha256": sha256_json(parameters), "columns": COLUMNS})
 
@@ -203,7 +204,7 @@ def _render_all(scans: Sequence[Factors], plan: _Plan, *, jobs: int, progress: b
     journal = plan.out / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
     prepared = _Prepared(step=plan.grid.spacing / oversampling(plan.grid.spacing))
-    with _single_threaded(), ThreadPoolExecutor(jobs) as pool, journal.open("a", encoding="utf-8") as stream:
+    with _single_threaded(), _pool(jobs) as pool, journal.open("a", encoding="utf-8") as stream:
         stream.write("\n")  # ends a line that an earlier run was killed in
         work = functools.partial(_make_scan, plan=plan, prepared=prepared)
         for count, entry in enumerate(pool.map(work, ordered), start=1):
@@ -213,6 +214,16 @@ def _render_all(scans: Sequence[Factors], plan: _Plan, *, jobs: int, progress: b
             if progress and (count % 100 == 0 or count == len(ordered)):
                 logger.info("%d of %d scans made", count, len(ordered))
     return done
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that stop at an error or an interrupt, rather than after all the work that is queued."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -239,7 +250,9 @@ class _Prepared:
             if base not in self._held:
                 if len(self._held) > 1:  # scans come in order of anatomy: older ones are done with
                     self._held.pop(next(iter(self._held)))
-                made = template_anatomy(step=self.step) if base is None else label_anatomy(base, step=self.step)
+                made = (
+                    template_anatomy(step=self.step) if base is None else label_anatomy(base, step=self.step)
+                )
                 self._held[base] = made
             return self._held[base]
 

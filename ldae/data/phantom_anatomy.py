@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The anatomies that the synthetic subjects are warped from, and the two directions in which disease moves them.
+"""The anatomies that synthetic subjects are warped from.
 
-The first source is the MNI152 T1 template that nilearn carries in its package, with its grey- and white-matter maps;
-the second is a folder of label maps with FreeSurfer's numbers.
+Either the MNI152 T1 template that nilearn carries in its package, with its grey- and white-matter maps, or
+label maps with FreeSurfer's numbers.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from ldae.data.phantom_fields import Grid, reduce, refine
 from ldae.data.phantom_growth import CENTRE, SOURCES, Growth, Tissue, atrophy_velocity, ventricle_growth
 from ldae.errors import InputError
 
+AIR = 4  # voxels around the brain
 REACH = 6.0  # mm; no less than half the diagonal of the largest common voxel, 5 mm, and its sub-points
 HIPPOCAMPI = ((27.0, -20.0, -15.0), (-27.0, -20.0, -15.0))  # MNI mm
 
 VENTRICLE = (4, 43, 5, 44)
-WHITE = {2: 0.88, 41: 0.88, 7: 0.84, 46: 0.84, 85: 0.80}
+WHITE = {2: 0.88, 41: 0.88, 7: 0.84, 46: 0.84, 85: 0.80, 77: 0.80, 78: 0.80, 79: 0.80}
+WHITE |= dict.fromkeys(range(251, 256), 0.88)
 GREY = {3: 0.64, 42: 0.64, 8: 0.62, 47: 0.62, 17: 0.63, 53: 0.63, 18: 0.62, 54: 0.62}
 NUCLEI = {10: 0.74, 49: 0.74, 11: 0.66, 50: 0.66, 12: 0.69, 51: 0.69, 13: 0.80, 52: 0.80, 16: 0.80}
 NUCLEI |= {26: 0.66, 58: 0.66, 28: 0.76, 60: 0.76, 136: 0.66, 137: 0.66, 163: 0.66, 164: 0.66}
 FLUID = {4: 0.24, 43: 0.24, 5: 0.26, 44: 0.26, 14: 0.25, 15: 0.26, 24: 0.28, 30: 0.40, 62: 0.40, 72: 0.25}
+FLUID |= {31: 0.30, 63: 0.30, 80: 0.40}
 CLASSES = (WHITE, GREY, NUCLEI, FLUID)
 CORTEX = (3, 42)
 HIPPOCAMPUS = (17, 53)
+FLUID_AROUND = 24
 EXTRACEREBRAL = 500
 
 
@@ -46,7 +50,7 @@ class Anatomy:
         grid: Grid of `image` and `ventricle`, RAS, brain centred at CENTRE.
         image: [K, X, Y, Z], contributions of K tissue classes to a T1w image in [0, 1]; they add up.
         ventricle: [1, X, Y, Z], share of each voxel that is lateral ventricle.
-        support: [1, ...], above zero on the brain and REACH around it.
+        support: [X, Y, Z] of bool, the brain and REACH around it.
         support_grid: Grid of `support`.
         growth: Ventricles of any size.
         atrophy_velocity: [3, ...] on FIELD, mm; shrinks the cortex by 1 % at unit rate.
@@ -84,8 +88,8 @@ def template_anatomy(*, step: float) -> Anatomy:
         "white": datasets.load_mni152_wm_template(resolution=1),
     }
     box = _box(np.asarray(images["t1"].dataobj) > 0)
-    t1, grey, white = (np.asarray(image.dataobj[box], dtype=np.float32) for image in images.values())
-    x, y, z = (float(o + s.start) for o, s in zip(images["t1"].affine[:3, 3], box, strict=True))
+    t1, grey, white = (np.pad(np.asarray(i.dataobj[box], dtype=np.float32), AIR) for i in images.values())
+    x, y, z = (float(o + s.start - AIR) for o, s in zip(images["t1"].affine[:3, 3], box, strict=True))
     grid = Grid((x, y, z), 1.0, (t1.shape[0], t1.shape[1], t1.shape[2]))
     fluid = np.clip(1 - grey - white, 0, 1) * (t1 > 0)
     ventricle = lateral_ventricles(fluid, grid)
@@ -129,10 +133,14 @@ def label_anatomies(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"label maps must be a folder of .nii or .nii.gz files, got {folder}, which is none.")
+        raise InputError(
+            f"label maps must be a folder of .nii or .nii.gz files, got {folder}, which is none."
+        )
     paths = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
     if not paths:
-        raise InputError(f"label maps must be .nii or .nii.gz files, found none in {folder}. Name another folder.")
+        raise InputError(
+            f"label maps must be .nii or .nii.gz files, found none in {folder}. Name another folder."
+        )
     return paths
 
 
@@ -142,14 +150,23 @@ def label_anatomy(path: Path, *, step: float) -> Anatomy:
     Raises:
         InputError: The file is not a 3D map of about 1 mm, or has no lateral ventricles or no cortex in it.
     """
-    labels, affine = _read_labels(path)
+    labels, spacing = _read_labels(path)
     brain = (labels > 0) & (labels < EXTRACEREBRAL)
+    unknown = sorted(
+        set(np.unique(labels[brain]).tolist()) - {label for levels in CLASSES for label in levels}
+    )
+    if unknown:
+        raise InputError(f"label maps must use FreeSurfer's numbers, got {unknown} in {path}.")
     for name, wanted in (("lateral ventricle (4, 43)", VENTRICLE), ("cerebral cortex (3, 42)", CORTEX)):
         if not np.isin(labels, wanted).any():
             raise InputError(f"label maps must use FreeSurfer's numbers, found no {name} in {path}.")
-    labels = np.where(brain, labels, 0)[_box(brain)]
-    spacing = float(abs(affine[0, 0]))
-    x, y, z = (c - (n - 1) / 2 * spacing for c, n in zip(CENTRE, labels.shape, strict=True))
+    # fluid far from tissue, down the neck, is no part of the brain; the stem says nothing about its middle
+    brain &= (labels != FLUID_AROUND) | ndimage.binary_dilation(
+        brain & (labels != FLUID_AROUND), iterations=4
+    )
+    labels = np.pad(np.where(brain, labels, 0)[_box(brain)], AIR)
+    middle = [(s.start + s.stop - 1) / 2 * spacing for s in _box(np.isin(labels, [*WHITE, *GREY]))]
+    x, y, z = (c - m for c, m in zip(CENTRE, middle, strict=True))
     grid = Grid((x, y, z), spacing, (labels.shape[0], labels.shape[1], labels.shape[2]))
     ventricle = _share(labels, VENTRICLE)
     tissue = _Tissue(
@@ -157,15 +174,15 @@ def label_anatomy(path: Path, *, step: float) -> Anatomy:
         ventricle=ventricle,
         parenchyma=_share(labels, [*WHITE, *GREY, *NUCLEI]),
         cortex=_share(labels, CORTEX),
-        fluid=_share(labels, [24]),
+        fluid=_share(labels, [FLUID_AROUND]),
         hippocampus=_share(labels, HIPPOCAMPUS),
     )
     image = np.stack([_levels(labels, levels) for levels in CLASSES])
     return _anatomy(path.name, tissue, image=image, step=step)
 
 
-def _read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Labels and affine, with the axes flipped and swapped to RAS."""
+def _read_labels(path: Path) -> tuple[NDArray[np.int32], float]:
+    """Labels with the axes flipped and swapped to RAS, and their spacing in mm."""
     import nibabel as nib
 
     try:
@@ -173,13 +190,15 @@ def _read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         labels = np.asarray(image.dataobj)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise InputError(f"label maps must be readable NIfTI files, got {path}: {error}.") from error
-    zooms = np.abs(np.diag(image.affine)[:3])
-    if labels.ndim != 3 or not np.allclose(zooms, zooms[0], rtol=0.02) or not 0.4 < zooms[0] < 2.1:
+    axes = np.asarray(image.affine[:3, :3])
+    spacing = float(axes[0, 0])
+    cubic = np.allclose(axes, spacing * np.eye(3), atol=0.02 * spacing)
+    if labels.ndim != 3 or not cubic or not 0.4 < spacing < 2.1:
         raise InputError(
-            f"label maps must be 3D with isotropic, unrotated voxels of 0.5 to 2 mm, got shape {labels.shape} "
-            f"and steps {np.round(zooms, 3).tolist()} mm in {path}. Resample it."
+            f"label maps must be 3D with cubic, unrotated voxels of 0.5 to 2 mm, got shape {labels.shape} "
+            f"and axes {np.round(axes, 3).tolist()} mm in {path}. Resample it."
         )
-    return np.rint(labels).astype(np.int32), image.affine
+    return np.rint(labels).astype(np.int32), spacing
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
@@ -227,10 +246,9 @@ def _anatomy(name: str, tissue: _Tissue, *, image: NDArray[np.float32], step: fl
 
 
 def _support(tissue: Tissue) -> Tensor:
-    """1 within REACH of anything that is brain, [1, ...] on SOURCES."""
-    brain = tissue["parenchyma"] + tissue["fluid"] + tissue["ventricle"] > 0.01
-    near = ndimage.distance_transform_edt(~brain, sampling=SOURCES.spacing) < REACH
-    return torch.from_numpy(near[None].astype(np.float32))
+    """Whether anything within REACH is brain, [X, Y, Z] of bool on SOURCES."""
+    brain = tissue["parenchyma"] + tissue["fluid"] + tissue["ventricle"] > 0.02
+    return torch.from_numpy(ndimage.distance_transform_edt(~brain, sampling=SOURCES.spacing) < REACH)
 
 
 def _far_from(ventricle: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
@@ -245,6 +263,8 @@ def _balls(centres: Sequence[tuple[float, float, float]], grid: Grid) -> NDArray
     """Gaussian balls of 8 mm."""
     balls = torch.zeros(grid.shape)
     for centre in centres:
-        x, y, z = (torch.exp(-(((axis - c) / 8.0) ** 2) / 2) for axis, c in zip(grid.axes, centre, strict=True))
+        x, y, z = (
+            torch.exp(-(((axis - c) / 8.0) ** 2) / 2) for axis, c in zip(grid.axes, centre, strict=True)
+        )
         balls += x[:, None, None] * y[:, None] * z
     return balls.numpy()

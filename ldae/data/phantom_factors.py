@@ -11,27 +11,31 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ldae.errors import InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 DIAGNOSES = ("CN", "MCI", "AD")
+STREAM = 1  # part of every key: another number, other subjects for all seeds
 SITES = ("A", "B", "C")
-PURPOSES = ("subject", "identity", "visits", "acquisition", "bias", "noise")  # append only: the order is the key
+PURPOSES = (
+    "subject",
+    "identity",
+    "visits",
+    "acquisition",
+    "bias",
+    "noise",
+)  # append only: the order is the key
 AGES = (55.0, 88.0)  # years at the first visit, so that the third is at most 90
 MONTHS = 12  # between visits
 
 SEVERITY = {"CN": 0.0, "MCI": 0.5, "AD": 1.0}  # mean at the first visit
-SEVERITY_SPREAD = 0.35
+SEVERITY_SPREAD = 0.39
 PROGRESSION = {"CN": 0.01, "MCI": 0.06, "AD": 0.10}  # severity a year
 PROGRESSION_SPREAD = 0.3  # of its logarithm
 
-VENTRICLE_AT_60 = 22.0  # ml, before the average head, smaller than the template's, takes a tenth off
+VENTRICLE_AT_60 = 23.0  # ml, before the average head, smaller than the template's, takes a tenth off
 VENTRICLE_PER_YEAR = 0.026  # of the logarithm
 VENTRICLE_PER_SEVERITY = 0.63
 VENTRICLE_SPREAD = 0.10
@@ -50,7 +54,7 @@ CONTRAST_SPREAD = 0.03
 
 def generator(seed: int, subject: int, purpose: str, *, visit: int = 0) -> np.random.Generator:
     """The random stream of one purpose of one subject (and visit)."""
-    return np.random.default_rng([seed, subject, PURPOSES.index(purpose), visit])
+    return np.random.default_rng([STREAM, seed, subject, PURPOSES.index(purpose), visit])
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ class Acquisition:
 class Factors:
     """One scan of a synthetic subject, complete: rendering it again gives the same voxels.
 
-    The `z_` attributes are the subject's own standard normal deviations; they, the sex, and the identity field
-    (whose stream seed and subject name) stay when `counterfactual` changes diagnosis, age or time.
+    The `z_` attributes are the subject's own standard normal deviations. They, the sex and the identity field
+    (whose stream is named by seed and subject) stay when `counterfactual` changes diagnosis, age or time.
 
     Attributes:
         seed: Seed of the cohort.
@@ -159,7 +163,9 @@ def draw_subject(seed: int, subject: int) -> Factors:
 def draw_acquisition(seed: int, subject: int, *, visit: int) -> Acquisition:
     """How one scan is taken, from a stream that knows neither diagnosis nor age."""
     rng = generator(seed, subject, "acquisition", visit=visit)
-    gamma, scale, bias, noise, blur = (float(rng.uniform(*span)) for span in (GAMMA, SCALE, BIAS, NOISE, BLUR))
+    gamma, scale, bias, noise, blur = (
+        float(rng.uniform(*span)) for span in (GAMMA, SCALE, BIAS, NOISE, BLUR)
+    )
     contrast = tuple(float(value) for value in 1 + CONTRAST_SPREAD * rng.standard_normal(4))
     return Acquisition(gamma, scale, bias, noise, blur, contrast, visit)
 
@@ -223,15 +229,21 @@ def draw_cohort(
     split = dict(enumerate(split_subjects(frame, seed=seed).tolist()))
     counts = dict.fromkeys(range(subjects), 1)
     for test, shares in ((True, visits_test), (False, visits_other)):
-        counts |= _visit_counts([s for s in range(subjects) if (split[s] == "test") == test], seed, shares=shares)
+        counts |= _visit_counts(
+            [s for s in range(subjects) if (split[s] == "test") == test], seed, shares=shares
+        )
     return [follow_up(f, v) if v else f for f in first for v in range(counts[f.subject])], split
 
 
 def _visit_counts(members: Sequence[int], seed: int, *, shares: tuple[float, float]) -> dict[int, int]:
     """Two or three visits for exactly these shares of the members, taken evenly over the diagnoses."""
     draws = {subject: float(generator(seed, subject, "visits").uniform()) for subject in members}
-    strata = [sorted((s for s in members if s % len(DIAGNOSES) == d), key=draws.__getitem__) for d in range(3)]
-    ranked = sorted((rank, stratum, subject) for stratum, row in enumerate(strata) for rank, subject in enumerate(row))
+    strata = [
+        sorted((s for s in members if s % len(DIAGNOSES) == d), key=draws.__getitem__) for d in range(3)
+    ]
+    ranked = sorted(
+        (rank, stratum, subject) for stratum, row in enumerate(strata) for rank, subject in enumerate(row)
+    )
     order = [subject for _, _, subject in ranked]
     three = round(shares[1] * len(order))
     two = round(shares[0] * len(order))
@@ -246,26 +258,3 @@ def subject_name(subject: int) -> str:
 def session_name(visit: int) -> str:
     """BIDS label, from "ses-01"."""
     return f"ses-{visit + 1:02d}"
-
-
-def oracle_auc(frame: pd.DataFrame, *, logarithm: bool = True) -> float:
-    """AUC of AD against CN from the true ventricle volume and age, the best that anatomy's first factor allows.
-
-    Logistic regression, fitted on the train subjects' scans and scored on the test subjects'.
-
-    Args:
-        frame: The cohort's table, with ventricle_ml and split.
-        logarithm: Whether to take the volume's logarithm first.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    known = frame[frame["diagnosis"].isin(["CN", "AD"])]
-    volume = np.log(known["ventricle_ml"]) if logarithm else known["ventricle_ml"]
-    features = np.column_stack([volume, known["age"]])
-    target = (known["diagnosis"] == "AD").to_numpy()
-    train, test = ((known["split"] == name).to_numpy() for name in ("train", "test"))
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[train], target[train])
-    return float(roc_auc_score(target[test], model.decision_function(features[test])))

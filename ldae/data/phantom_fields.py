@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Smooth invertible maps of space: exponentials of stationary velocity fields on a regular grid.
 
-A map is kept as its displacement u in mm: the point x goes to x + u(x), u trilinear between the nodes of the grid.
+A map is kept as its displacement u in mm: the point x goes to x + u(x), u trilinear between the grid's nodes.
 Velocities are held the same way, [3, X, Y, Z]. exp(-v) is the inverse of exp(v) (Arsigny et al., MICCAI 2006,
 "A log-Euclidean framework for statistics on diffeomorphisms").
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-LARGEST_FIRST_STEP = 0.2  # voxels: below it, one Euler step differs from the flow by about 0.01 voxel or less
+LARGEST_FIRST_STEP = 0.4  # voxels, of one Euler step; the map is then within about 0.03 voxel of the flow
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Grid:
     shape: tuple[int, int, int]
 
     @classmethod
-    def centred(cls, centre: tuple[float, float, float], *, spacing: float, shape: tuple[int, int, int]) -> Grid:
+    def centred(
+        cls, centre: tuple[float, float, float], *, spacing: float, shape: tuple[int, int, int]
+    ) -> Grid:
         """The grid whose field of view has its centre at `centre` (mm)."""
         x, y, z = (c - (n - 1) / 2 * spacing for c, n in zip(centre, shape, strict=True))
         return cls((x, y, z), spacing, shape)
@@ -83,15 +85,12 @@ def sample(volume: Tensor, grid: Grid, *, points: Tensor) -> Tensor:
     Returns:
         [C, ...].
     """
-    last = torch.tensor(grid.shape, dtype=points.dtype) - 1
-    scale = 2 / (grid.spacing * last)
-    offset = torch.tensor(grid.origin, dtype=points.dtype) * scale + 1
-    extent = points.shape[1:]
-    unit = torch.stack([points[axis].reshape(-1) * scale[axis] - offset[axis] for axis in (2, 1, 0)], dim=-1)
-    values = functional.grid_sample(
-        volume[None], unit[None, :, None, None], mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return values.reshape(volume.shape[0], *extent)
+    flat = points.reshape(3, -1)
+    scale = 2 / (grid.spacing * (torch.tensor(grid.shape) - 1))
+    offset = -1 - torch.tensor(grid.origin) * scale
+    unit = torch.addcmul(offset[:, None], flat, scale[:, None]).flip(0).T[None, :, None, None]
+    values = functional.grid_sample(volume[None], unit, padding_mode="border", align_corners=True)
+    return values.reshape(volume.shape[0], *points.shape[1:])
 
 
 def refine(field: Tensor, grid: Grid, *, onto: Grid) -> Tensor:
@@ -172,7 +171,8 @@ def jacobian(displacement: Tensor, grid: Grid) -> Tensor:
     for axis in range(3):
         edges[axis][axis] += 1
     corners = [
-        _determinant([_at_corner(edge, axis, corner) for axis, edge in enumerate(edges)]) for corner in range(8)
+        _determinant([_at_corner(edge, axis, corner) for axis, edge in enumerate(edges)])
+        for corner in range(8)
     ]
     return torch.stack(corners).amin(0)
 

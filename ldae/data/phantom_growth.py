@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two directions in which age and disease move an anatomy: the ventricles grow, and the cortex shrinks.
 
-Both are curl-free velocities with a wanted divergence: fluid expands, tissue takes it up. Growth of the ventricles by
-a large factor is a chain of short flows, each built for the ventricles as the one before leaves them: a single
-stationary flow would blow up their core a thousandfold and leave their walls behind.
+Both are curl-free velocities with a wanted divergence: fluid expands, tissue takes it up. Growth of the
+ventricles by a large factor is a chain of short flows, each built for the ventricles as the one before leaves
+them: a single stationary flow would blow up their core a thousandfold and leave their walls behind.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ FIELD = Grid.centred(CENTRE, spacing=5.0, shape=(33, 41, 33))
 SOURCES = Grid.centred(CENTRE, spacing=2.5, shape=(80, 96, 80))
 SIGMA = 4.0  # mm; smooths the sources, so that FIELD resolves the velocities
 SHELL = 20.0  # mm; how far from the ventricles their growth is taken up
+THIN = 0.15  # share of ventricle, in the smoothed map, below which a horn is left alone
 RIM = 6.0  # mm; how far outside of the brain room is made for its shrinking
 STRIDE = 0.4  # of the logarithm of the volume, to first order: one flow of the chain
 LEAST, MOST = 4.0, 125.0  # ml; the chain reaches beyond these
@@ -116,15 +117,19 @@ def _warped(tissue: Tissue, inverse: Tensor) -> Tissue:
 
 
 def _ventricle_velocity(tissue: Tissue) -> Tensor:
-    """Expansion inside the lateral ventricles, taken up by the tissue around them."""
+    """Expansion inside the lateral ventricles, taken up by the tissue around them.
+
+    Smoothing takes the strength out of thin horns; dividing by what it leaves there makes them keep up.
+    """
     inside = tissue["ventricle"]
+    even = inside / (ndimage.gaussian_filter(inside, SIGMA / SOURCES.spacing) + THIN)
     distance = ndimage.distance_transform_edt(inside < 0.5, sampling=SOURCES.spacing)
     shell = tissue["parenchyma"] * np.exp(-((distance / SHELL) ** 2))
-    return _velocity(inside - shell * (inside.sum() / shell.sum()), inside, rate=STRIDE)
+    return _velocity(even - shell * (even.sum() / shell.sum()), inside, rate=STRIDE)
 
 
 def atrophy_velocity(tissue: Tissue) -> Tensor:
-    """Shrinking of cortex by 1 % at unit rate, and of hippocampus by more; fluid in and around the brain expands.
+    """Shrinking of cortex by 1 % at unit rate, of hippocampus by more; fluid in and around it expands.
 
     Args:
         tissue: Shares of ventricle, parenchyma, cortex, fluid and hippocampus on SOURCES.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ STEP = 2.5  # mm; the anatomy is looked at on points no further apart, whatever 
 FLUID = 0.2  # intensity that counts as fully inside the brain, just below that of fluid
 CONTROLS = 30.0  # mm between the identity field's control points
 IDENTITY = 2.5  # mm, standard deviation of the identity field's components
-HEAD = -0.03  # log scale of the average head against the template, whose brain is larger than most
+HEAD = -0.05  # log scale of the average head against the template, whose brain is larger than most
 HEAD_SEX = 0.012
 HEAD_SPREAD = 0.02
 HEAD_SHAPE = 0.012
@@ -46,7 +47,7 @@ def oversampling(spacing: float) -> int:
 
 
 def identity_velocity(factors: Factors) -> Tensor:
-    """What makes the subject this person: size and shape of the head, and a smooth random field, [3, ...] mm."""
+    """The person: size and shape of the head, and a smooth random field, [3, X, Y, Z] on FIELD, mm."""
     rng = generator(factors.seed, factors.subject, "identity")
     z = rng.standard_normal(4)
     size = HEAD + HEAD_SEX * (1 if factors.sex == "M" else -1) + HEAD_SPREAD * z[0]
@@ -54,7 +55,11 @@ def identity_velocity(factors: Factors) -> Tensor:
     counts = [math.ceil((n - 1) * FIELD.spacing / CONTROLS) + 3 for n in FIELD.shape]
     controls = torch.from_numpy(IDENTITY * rng.standard_normal((3, *counts))).float()
     relative = FIELD.points - torch.tensor(CENTRE).reshape(3, 1, 1, 1)
-    return bspline_field(controls, spacing=CONTROLS, grid=FIELD) + stretch.reshape(3, 1, 1, 1) * relative
+    field = bspline_field(controls, spacing=CONTROLS, grid=FIELD)
+    field = field - field[:, 8:-8, 8:-8, 8:-8].mean(
+        (1, 2, 3), keepdim=True
+    )  # heads are aligned, as after registration
+    return field + stretch.reshape(3, 1, 1, 1) * relative
 
 
 def inverse_map(factors: Factors, anatomy: Anatomy) -> Tensor:
@@ -80,7 +85,9 @@ def render(factors: Factors, anatomy: Anatomy, *, grid: Grid) -> Rendering:
     if smallest <= 0:
         raise ArithmeticError(f"the map of subject {factors.subject} folds: smallest Jacobian {smallest:.3g}")
     warped = _warp(anatomy, inverse, grid=grid)
-    levels = torch.tensor(factors.acquisition.contrast)[: len(warped) - 1] if len(warped) > 2 else torch.ones(1)
+    levels = (
+        torch.tensor(factors.acquisition.contrast)[: len(warped) - 1] if len(warped) > 2 else torch.ones(1)
+    )
     clean = torch.einsum("k,kxyz->xyz", levels, warped[:-1])
     millilitres = float(warped[-1].double().sum()) * grid.spacing**3 / 1000
     return Rendering(acquire(clean, factors=factors), millilitres, warped[-1])
@@ -90,15 +97,33 @@ def _warp(anatomy: Anatomy, inverse: Tensor, *, grid: Grid) -> Tensor:
     """Mean of the warped tissue classes and ventricles over each voxel, [K + 1, X, Y, Z]."""
     factor = oversampling(grid.spacing)
     fine = grid.finer(factor)
-    x, y, z = grid.shape
-    cells = (fine.points + refine(inverse, FIELD, onto=fine)).reshape(3, x, factor, y, factor, z, factor)
-    points = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(3, x * y * z, factor**3)
-    # most of the field of view is air: only voxels that come from the brain or its neighbourhood are sampled
-    reached = sample(anatomy.support, anatomy.support_grid, points=points[..., 0])[0] > 0
+    points = (fine.points + refine(inverse, FIELD, onto=fine)).reshape(3, -1)
+    cells = _cells(grid, factor)  # [voxels, points in a voxel]
+    # most of the field of view is air: only voxels that come from the brain or near it are looked at
+    reached = _near(anatomy, points[:, cells[:, 0]])
     channels = torch.cat([anatomy.image, anatomy.ventricle])
-    values = torch.zeros(len(channels), x * y * z)
-    values[:, reached] = sample(channels, anatomy.grid, points=points[:, reached]).mean(-1)
-    return values.reshape(-1, x, y, z)
+    values = sample(channels, anatomy.grid, points=points.index_select(1, cells[reached].reshape(-1)))
+    warped = torch.zeros(len(channels), len(cells))
+    warped[:, reached] = values.reshape(len(channels), -1, factor**3).mean(-1)
+    return warped.reshape(-1, *grid.shape)
+
+
+@lru_cache(maxsize=4)
+def _cells(grid: Grid, factor: int) -> Tensor:
+    """Indices of the finer grid's points in each voxel, [voxels, factor**3]."""
+    x, y, z = grid.shape
+    index = torch.arange(x * y * z * factor**3, dtype=torch.int32)
+    cells = index.reshape(x, factor, y, factor, z, factor).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(x * y * z, factor**3)
+
+
+def _near(anatomy: Anatomy, points: Tensor) -> Tensor:
+    """Which of the points [3, P] lie in the anatomy's support, [P] of bool."""
+    grid = anatomy.support_grid
+    index = torch.zeros(points.shape[1], dtype=torch.int64)
+    for along, origin, count in zip(points, grid.origin, grid.shape, strict=True):
+        index = index * count + ((along - origin) / grid.spacing).round().clamp(0, count - 1).long()
+    return anatomy.support.reshape(-1)[index]
 
 
 def acquire(clean: Tensor, *, factors: Factors) -> Tensor:
@@ -115,7 +140,9 @@ def acquire(clean: Tensor, *, factors: Factors) -> Tensor:
 def bias_field(acquisition: Acquisition, factors: Factors, *, shape: torch.Size) -> Tensor:
     """Smooth multiplicative field, 1 + polynomial of second degree, at most `bias` away from 1."""
     rng = generator(factors.seed, factors.subject, "bias", visit=acquisition.visit)
-    x, y, z = (torch.linspace(-1, 1, n).reshape(tuple(np.roll([n, 1, 1], axis))) for axis, n in enumerate(shape))
+    x, y, z = (
+        torch.linspace(-1, 1, n).reshape(tuple(np.roll([n, 1, 1], axis))) for axis, n in enumerate(shape)
+    )
     a, b, c, ab, ac, bc, aa, bb, cc = (float(value) for value in rng.standard_normal(9))
     field = (a * x + aa * (x * x - 0.5)) + (b * y + bb * (y * y - 0.5)) + (c * z + cc * (z * z - 0.5))
     field = field + ab * x * y + ac * x * z + bc * y * z

@@ -4,69 +4,100 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldae.diffusion.model import GuidedDiffusion
 from ldae.diffusion.prediction import add_noise, v_from, x0_from_eps
-from ldae.diffusion.samplers import Solver
+from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
-from ldae.evaluation.codes import batches, encode_scans
-from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, open_scans, other_subject
+from ldae.evaluation.codes import batches, compress_scans
+from ldae.evaluation.material import Material, ScanSet, first_visits, open_scans, other_subject
 from ldae.evaluation.record import Findings, evaluate_once
+from ldae.evaluation.workers import side_by_side
 from ldae.pipeline.networks import fresh_noise
 
 NAME = "code"
 CODES = ("right", "shuffled", "none")
-LEVELS = tuple(range(25, 1000, 50))
 
 
 def evaluate_code(
-    material: Material,
+    pipeline: str | Path,
+    cohort: str | Path,
     *,
-    levels: Sequence[int] = LEVELS,
-    encode_steps: int = 20,
-    solver: Solver = "ddim-next",
+    out: str | Path,
+    split: str = "test",
+    steps: int = 20,
     seed: int = 0,
-) -> dict[str, Any]:
+    limit: int | None = 128,
+    device: str = "auto",
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> Path:
     """Measure the error of the v estimate with the scan's own code, with another subject's, and with G = 0.
 
     The mean over scans and levels of the squared error per latent element, unweighted. The three see the same
     noise. A network that predicts the noise is judged by the v that its answer implies.
 
     Args:
-        material: Pipeline, cohort and where the results go.
-        levels: Noise levels t; of another schedule than 1,000 levels the same shares.
-        encode_steps: Of the stored codes, which other evaluations use too; the error does not depend on it.
-        solver: The same.
-        seed: Seed of the noise, and of who gets whose code.
+        pipeline: Folder of the pipeline.
+        cohort: The cohort's table.
+        out: Folder of the results, such as evaluation/code of the run.
+        split: Scans to judge it on.
+        steps: Number of noise levels, spread evenly; 20 of 1,000 are t = 25, 75, ..., 975.
+        seed: Seed of the noise, of who gets whose code, and of the subjects.
+        limit: First visits of so many subjects at most, drawn at random; None takes every scan of the split.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        progress: Show a bar.
+        run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The content of evaluation/code/result.json.
+        The folder, with table.csv (by level), scans.csv and result.json.
+
+    Raises:
+        InputError: `limit` is below 2, or the cohort has faults.
     """
+    if limit is not None and limit < 2:
+        raise InputError(f"limit must be at least 2 subjects, got {limit}.")
+    material = Material.of(
+        pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
+    )
 
     def compute() -> Findings:
         scans = open_scans(material)
-        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
-        partner = other_subject(list(scans.rows["subject"]), seed=seed)
-        table = _errors(
-            scans,
-            latents=codes.latents,
-            semantic=codes.semantic,
-            shuffled=codes.semantic[torch.from_numpy(partner)],
-            levels=_levels(levels, total=len(scans.pipeline.networks.diffusion.schedule)),
-            seed=seed,
-            progress=material.progress,
-        )
-        return _findings(table)
+        latents, semantic = compress_scans(scans, material)
+        chosen = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
+        partner = chosen.index[other_subject(list(chosen["subject"]), seed=seed)]
+        shuffled = dict(zip(chosen.index, partner, strict=True))
+        levels = spread_levels(steps, total=len(scans.pipeline.networks.diffusion.schedule))
 
-    return evaluate_once(
-        material, name=NAME, settings={"levels": list(levels), "seed": seed}, compute=compute
-    )
+        def measure(rows: pd.DataFrame) -> pd.DataFrame:
+            others = semantic[[shuffled[index] for index in rows.index]]
+            codes = (semantic[list(rows.index)], others, None)
+            return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
+
+        parts = side_by_side(
+            measure, batches(chosen), networks=scans.pipeline.networks, name=NAME, progress=progress
+        )
+        return _findings(pd.concat(parts, ignore_index=True))
+
+    settings = {"levels": steps, "seed": seed, "limit": limit}
+    return evaluate_once(material, name=NAME, settings=settings, compute=compute)
+
+
+def spread_levels(steps: int, *, total: int) -> list[int]:
+    """The middles of `steps` equal parts of all noise levels.
+
+    Raises:
+        InputError: More parts than levels.
+    """
+    if not 1 <= steps <= total:
+        raise InputError(f"steps must be between 1 and {total} noise levels, got {steps}.")
+    return [(2 * part + 1) * total // (2 * steps) for part in range(steps)]
 
 
 @torch.inference_mode()
@@ -104,35 +135,28 @@ def _as_v(model: GuidedDiffusion, output: Tensor, *, z: Tensor, t: Tensor) -> Te
     return v_from(x0_from_eps(z, eps, signal), eps, signal)
 
 
-def _levels(levels: Sequence[int], *, total: int) -> list[int]:
-    return [level * total // 1000 for level in levels]
-
-
 def _errors(
     scans: ScanSet,
+    rows: pd.DataFrame,
     *,
     latents: Tensor,
-    semantic: Tensor,
-    shuffled: Tensor,
+    codes: Sequence[Tensor | None],
     levels: Sequence[int],
     seed: int,
-    progress: bool,
 ) -> pd.DataFrame:
     """One row a scan and level."""
-    model, device = scans.pipeline.networks.diffusion, scans.pipeline.networks.device
+    networks = scans.pipeline.networks
+    places = list(rows.index)
+    z0 = latents[places].to(networks.device)
+    moved = [None if code is None else code.to(networks.device) for code in codes]
     found = []
-    with tqdm(total=len(latents) * len(levels), desc=NAME, disable=not progress) as bar:
-        for rows in batches(scans.rows, size=SCANS_AT_ONCE):
-            places = list(rows.index)
-            z0, y, other = (part[places].to(device) for part in (latents, semantic, shuffled))
-            for number, level in enumerate(levels):
-                seeds = [(seed, len(levels) * place + number) for place in places]
-                noise = fresh_noise(z0.shape[1:], seeds=seeds)
-                t = torch.full((len(z0),), level, device=device)
-                errors = v_errors(model, z0, t=t, noise=noise.to(device), codes=(y, other, None))
-                columns = {name: error.tolist() for name, error in zip(CODES, errors, strict=True)}
-                found.append(rows[["subject", "session"]].assign(level=level, **columns))
-                bar.update(len(rows))
+    for number, level in enumerate(levels):
+        seeds = [(seed, len(levels) * place + number) for place in places]
+        noise = fresh_noise(z0.shape[1:], seeds=seeds).to(z0)
+        t = torch.full((len(z0),), level, device=z0.device)
+        errors = v_errors(networks.diffusion, z0, t=t, noise=noise, codes=moved)
+        columns = {name: error.tolist() for name, error in zip(CODES, errors, strict=True)}
+        found.append(rows[["subject", "session"]].assign(level=level, **columns))
     return pd.concat(found, ignore_index=True)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from ldae.data.artefact import atomic_path, sha256_json
 from ldae.diffusion.samplers import Solver
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet
+from ldae.evaluation.workers import side_by_side
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "codes"
-OURS = re.compile(r"[0-9a-f]{16}-[a-z0-9+-]+-\d+")
-PARTS = ("latents", "semantic", "stochastic")
+OURS = re.compile(r"[0-9a-f]{16}-[a-z0-9+-]+")
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,25 @@ class EncodedScans:
         return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places])
 
 
+def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
+    """Latents [N, C, h, w, d] and semantic codes [N, D] of every scan of the split.
+
+    What an earlier or interrupted run has made is read.
+    """
+    networks = scans.pipeline.networks
+
+    def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
+        parts = []
+        for some in batches(rows, size=networks.volume_batch):
+            volumes = scans.volumes(some)
+            parts.append((networks.compress(volumes), networks.describe(volumes)))
+        latents, semantic = (torch.cat(values) for values in zip(*parts, strict=True))
+        return {"latents": latents, "semantic": semantic}
+
+    found = _stored(scans, material, name="latents", compute=compute)
+    return found["latents"], found["semantic"]
+
+
 def encode_scans(
     scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = "ddim-next"
 ) -> EncodedScans:
@@ -54,29 +71,51 @@ def encode_scans(
 
     Args:
         scans: The opened material.
-        material: Its `out` holds the codes, in a folder named by pipeline, solver and steps.
+        material: Its run folder holds the codes.
         steps: Network calls of the walk from latent to noise.
         solver: How the steps are taken.
     """
-    folder = _folder(material.out / FOLDER, pipeline=scans.pipeline.sha256, name=f"{solver}-{steps}")
-    found = []
-    with tqdm(total=len(scans.rows), desc="codes", disable=not material.progress) as bar:
-        for rows in batches(scans.rows, size=SCANS_AT_ONCE):
-            path = folder / f"{sha256_json(list(rows['key']))[:32]}.safetensors"
-            tensors = _read(path)
-            if tensors is None:
-                tensors = _encode(scans, rows, steps=steps, solver=solver)
-                with atomic_path(path) as temporary:
-                    save_file(tensors, temporary)
-            found.append(tensors)
-            bar.update(len(rows))
-    return EncodedScans(*(torch.cat([tensors[part] for tensors in found]) for part in PARTS))
+    latents, semantic = compress_scans(scans, material)
+
+    def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
+        places = list(rows.index)
+        noise = scans.pipeline.networks.to_noise(
+            latents[places], semantic[places], steps=steps, solver=solver, batch_size=SCANS_AT_ONCE
+        )
+        return {"stochastic": noise}
+
+    found = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
+    return EncodedScans(latents, semantic, found["stochastic"])
 
 
-def batches(rows: pd.DataFrame, *, size: int) -> Iterator[pd.DataFrame]:
+def batches(rows: pd.DataFrame, *, size: int = SCANS_AT_ONCE) -> list[pd.DataFrame]:
     """Rows, so many at a time."""
-    for start in range(0, len(rows), size):
-        yield rows.iloc[start : start + size]
+    return [rows.iloc[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _stored(
+    scans: ScanSet,
+    material: Material,
+    *,
+    name: str,
+    compute: Callable[[pd.DataFrame], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Tensors of all scans of the split, batch by batch from their files or else computed and stored."""
+    folder = _folder(material.shared, pipeline=scans.pipeline.sha256, name=name)
+
+    def load(rows: pd.DataFrame) -> dict[str, Tensor]:
+        path = folder / f"{sha256_json(list(rows['key']))[:32]}.safetensors"
+        tensors = _read(path)
+        if tensors is None:
+            tensors = {key: value.contiguous() for key, value in compute(rows).items()}
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary)
+        return tensors
+
+    found = side_by_side(
+        load, batches(scans.rows), networks=scans.pipeline.networks, name=name, progress=material.progress
+    )
+    return {key: torch.cat([tensors[key] for tensors in found]) for key in found[0]}
 
 
 def _folder(root: Path, *, pipeline: str, name: str) -> Path:
@@ -96,14 +135,3 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     except SafetensorError:
         logger.warning("%s is damaged and made anew", path)
         return None
-
-
-def _encode(scans: ScanSet, rows: pd.DataFrame, *, steps: int, solver: Solver) -> dict[str, Tensor]:
-    networks = scans.pipeline.networks
-    parts = []
-    for some in batches(rows, size=networks.volume_batch):
-        volumes = scans.volumes(some)
-        parts.append((networks.compress(volumes), networks.describe(volumes)))
-    latents, semantic = (torch.cat(values) for values in zip(*parts, strict=True))
-    stochastic = networks.to_noise(latents, semantic, steps=steps, solver=solver, batch_size=SCANS_AT_ONCE)
-    return {"latents": latents, "semantic": semantic, "stochastic": stochastic}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ldae.evaluation.probes import (
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.pipeline.embeddings import code_columns, read_embeddings
 
-NAME = "probes"
+NAME = "comparison"
 TRUTH = "ventricle_ml"
 DIAGNOSIS, AGE = "diagnosis", "age"
 # What is told of each target's metrics, and its name in the summary after "probe_" or "baseline_".
@@ -33,41 +34,58 @@ NAMES = {DIAGNOSIS: "auc", AGE: "age_mae", TRUTH: "ventricle_r2"}
 FEATURES = {"probe": "semantic code", "baseline": "principal components of the voxels"}
 
 
-def evaluate_probes(
-    material: Material,
+def evaluate_comparison(
+    pipeline: str | Path,
+    cohort: str | Path,
     *,
+    out: str | Path,
     embeddings: str | Path | None = None,
     heads: str | Path | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Probes for diagnosis (AD against CN), age and ventricle volume where it is known; and their baselines.
+    device: str = "auto",
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> Path:
+    """Probes of the code for diagnosis (AD against CN), age and known ventricle volume, and their baselines.
 
     A baseline is the same probe on the same scans, on the voxels' principal components, as many as the code
     has numbers (fewer where there are fewer training scans). The oracle knows the true volume and the age.
+    All are fitted on the training scans and judged on the test scans.
 
     Args:
-        material: Pipeline, cohort and where the results go.
+        pipeline: Folder of the pipeline.
+        cohort: The cohort's table.
+        out: Folder of the results, such as evaluation/comparison of the run.
         embeddings: Table of codes; None takes embeddings.parquet of the run.
-        heads: Folder of head folders; None takes heads/ of the run. Probes that are missing are fitted.
+        heads: Folder of head folders; None takes heads/ of the run. A probe that is not there, or was fitted
+            otherwise, is fitted in `out`.
         seed: Seed of folds and of the decomposition.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        progress: Show a bar.
+        run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The content of evaluation/probes/result.json.
+        The folder, with table.csv, scans.csv and result.json.
 
     Raises:
         FileNotFoundError: The table of codes is missing.
         InputError: It lacks scans of a class or split.
     """
+    material = Material.of(pipeline, cohort, out=out, run_dir=run_dir, device=device, progress=progress)
     embeddings = Path(embeddings or material.run_dir / "embeddings.parquet")
     heads = Path(heads or material.run_dir / "heads")
-    own = material.out / NAME / "heads"
 
     def compute() -> Findings:
         frame = read_embeddings(embeddings)
         targets = [name for name in TOLD if name in frame.columns]
         found = {}
         for target in targets:
-            folder = _free(heads / target, own / target, embeddings=embeddings, target=target, seed=seed)
+            folder = _head_folder(
+                [heads / target, material.out / "heads" / target],
+                embeddings=embeddings,
+                target=target,
+                seed=seed,
+            )
             fit_probe(embeddings, target=target, out=folder, seed=seed)
             found["probe", target] = read_metrics(folder)
         components = min(len(code_columns(frame)), int((frame["split"] == "train").sum()) - 1)
@@ -79,10 +97,10 @@ def evaluate_probes(
     return evaluate_once(material, name=NAME, settings=settings, compute=compute, inputs=inputs)
 
 
-def _free(shared: Path, own: Path, *, embeddings: Path, target: str, seed: int) -> Path:
-    """The shared folder, unless it holds a head that was fitted in another way and is somebody's."""
-    free = not shared.exists() or is_fitted(shared, embeddings=embeddings, target=target, seed=seed)
-    return shared if free else own
+def _head_folder(folders: Sequence[Path], *, embeddings: Path, target: str, seed: int) -> Path:
+    """The first folder that holds this very probe, else the last."""
+    same = [out for out in folders if is_fitted(out, embeddings=embeddings, target=target, seed=seed)]
+    return same[0] if same else folders[-1]
 
 
 def _baselines(

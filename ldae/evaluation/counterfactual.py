@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 from ldae.diffusion.samplers import Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
-from ldae.evaluation.codes import EncodedScans, batches, encode_scans
+from ldae.evaluation.codes import EncodedScans, encode_scans
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.ventricles import VentricleEstimator
-from ldae.pipeline import LDAEPipeline
+from ldae.evaluation.workers import side_by_side
 from ldae.pipeline.head_folder import FittedHead
 from ldae.pipeline.manipulation import Move, make_direction, move_code, resolve_head
+from ldae.pipeline.statistics import TrainingStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,23 @@ TRUSTED_CORRELATION = 0.95
 
 
 def evaluate_counterfactual(
-    material: Material,
+    pipeline: str | Path,
+    cohort: str | Path,
     *,
     head: str | Path,
+    out: str | Path,
+    split: str = "test",
     targets: Sequence[float] = TARGETS,
     target_class: str = "AD",
-    encode_steps: int = 20,
+    steps: int = 20,
     decode_steps: int = 10,
     solver: Solver = "ddim-next",
     seed: int = 0,
-    limit: int | None = 60,
-) -> dict[str, Any]:
+    limit: int | None = 48,
+    device: str = "auto",
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> Path:
     """Render each subject at several probabilities of a class and measure the ventricles of what comes out.
 
     Spearman's correlation between target and measured volume is taken within a subject and averaged over
@@ -53,41 +60,47 @@ def evaluate_counterfactual(
     training scans and is first compared with the known volumes of all scans of the split.
 
     Args:
-        material: Pipeline, cohort (with the column ventricle_ml) and where the results go.
+        pipeline: Folder of the pipeline.
+        cohort: The cohort's table, with the column ventricle_ml.
         head: Folder of the fitted head, usually heads/diagnosis of the run.
+        out: Folder of the results, such as evaluation/counterfactual of the run.
+        split: Scans to judge it on.
         targets: Wanted probabilities.
         target_class: Class that they speak of.
-        encode_steps: Network calls from latent to noise.
-        decode_steps: Network calls from noise to latent.
+        steps: Network calls from latent to noise.
+        decode_steps: Network calls from noise to latent; few suffice for a volume.
         solver: How the encoding steps are taken.
         seed: Seed that draws the subjects.
         limit: So many subjects at most, one scan each, the first visit; None takes all.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        progress: Show a bar.
+        run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The content of evaluation/counterfactual/result.json.
+        The folder, with table.csv (by target), scans.csv and result.json.
 
     Raises:
-        InputError: The cohort has no known volumes, or no target is in reach for any subject.
+        InputError: The cohort has no known volumes, or the targets are out of reach.
         CheckpointError: The head was fitted on another pipeline's codes.
     """
     head = Path(head)
+    material = Material.of(
+        pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
+    )
 
     def compute() -> Findings:
         scans = open_scans(material)
-        pipeline = scans.pipeline
-        fitted = resolve_head(head, std=pipeline.statistics.std, pipeline=pipeline.sha256)
+        statistics = scans.pipeline.statistics
+        fitted = resolve_head(head, std=statistics.std, pipeline=scans.pipeline.sha256)
         estimator = fit_estimator(scans, cohort=material.cohort)
-        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
+        codes = encode_scans(scans, material, steps=steps, solver=solver)
         rows = first_visits(scans.rows, limit=limit, seed=seed)
         chosen = codes.take(list(rows.index))
         moves = find_moves(
-            pipeline, fitted, codes=chosen.semantic, targets=targets, target_class=target_class
+            statistics, fitted, codes=chosen.semantic, targets=targets, target_class=target_class
         )
-        _check_reach(moves, targets=targets)
-        volumes = _measure(
-            scans, chosen, moves=moves, estimator=estimator, steps=decode_steps, progress=material.progress
-        )
-        table = _rows(rows, moves, volumes=volumes)
+        rendered = _Rendered(scans, chosen, moves, estimator, decode_steps)
+        table = _rows(rows, moves, volumes=rendered.volumes(progress=progress))
         judged = _judge_estimator(scans, estimator, rows=rows, latents=chosen.latents)
         return _findings(table, estimator=judged, scans=len(scans.rows), unreachable=moves.count([]))
 
@@ -95,7 +108,7 @@ def evaluate_counterfactual(
         "head": str(head),
         "targets": list(targets),
         "target_class": target_class,
-        "encode_steps": encode_steps,
+        "steps": steps,
         "decode_steps": decode_steps,
         "solver": solver,
         "seed": seed,
@@ -120,44 +133,45 @@ def fit_estimator(scans: ScanSet, *, cohort: Path) -> VentricleEstimator:
 
 
 def find_moves(
-    pipeline: LDAEPipeline,
+    statistics: TrainingStatistics,
     fitted: FittedHead,
     *,
     codes: Tensor,
     targets: Sequence[float],
     target_class: str | None,
 ) -> list[list[Move]]:
-    """Moved codes, one a target, for each scan; none for a scan for which a target is out of reach."""
-    statistics = pipeline.statistics
+    """Moved codes, one a target, for each scan; none for a scan for which a target is out of reach.
+
+    Raises:
+        InputError: The targets are in reach for fewer than two scans.
+    """
     direction = make_direction(fitted, std=statistics.std, target_class=target_class)
+
+    def move(code: Tensor, target: float) -> Move:
+        return move_code(
+            code,
+            fitted,
+            direction=direction,
+            target=target,
+            statistics=statistics,
+            target_class=target_class,
+        )
 
     def series(code: Tensor) -> list[Move]:
         try:
-            return [
-                move_code(
-                    code,
-                    fitted,
-                    direction=direction,
-                    target=target,
-                    statistics=statistics,
-                    target_class=target_class,
-                )
-                for target in targets
-            ]
+            return [move(code, target) for target in targets]
         except InputError as error:
             logger.warning("Left out: %s", error)
             return []
 
-    return [series(code) for code in codes]
-
-
-def _check_reach(moves: Sequence[Sequence[Move]], *, targets: Sequence[float]) -> None:
+    moves = [series(code) for code in codes]
     reached = sum(map(bool, moves))
     if reached < 2:
         raise InputError(
             f"Targets {list(targets)} must be within reach for at least 2 subjects, got {reached}. "
             "The head hardly changes along its direction: fit it on more scans, or choose milder targets."
         )
+    return moves
 
 
 def within_subject_spearman(targets: Sequence[float], volumes: Sequence[float]) -> float:
@@ -167,27 +181,32 @@ def within_subject_spearman(targets: Sequence[float], volumes: Sequence[float]) 
     return float(spearmanr(targets, volumes).statistic)
 
 
-def _measure(
-    scans: ScanSet,
-    codes: EncodedScans,
-    *,
-    moves: Sequence[Sequence[Move]],
-    estimator: VentricleEstimator,
-    steps: int,
-    progress: bool,
-) -> list[float]:
-    """Ventricle volume of each counterfactual in ml, subject by subject and in the order of the targets."""
-    pairs = [(place, move.semantic) for place, series in enumerate(moves) for move in series]
-    volumes: list[float] = []
-    with tqdm(total=len(pairs), desc=NAME, disable=not progress) as bar:
-        for start in range(0, len(pairs), SCANS_AT_ONCE):
-            places, semantic = zip(*pairs[start : start + SCANS_AT_ONCE], strict=True)
-            rendered = scans.pipeline.decode_tensors(
-                torch.stack(semantic), codes.stochastic[list(places)], steps=steps, batch_size=SCANS_AT_ONCE
-            )
-            volumes += estimator.predict(rendered[:, 0].numpy()).tolist()
-            bar.update(len(places))
-    return volumes
+@dataclass(frozen=True)
+class _Rendered:
+    """The counterfactuals of some scans, rendered when their volumes are asked for."""
+
+    scans: ScanSet
+    codes: EncodedScans
+    moves: Sequence[Sequence[Move]]
+    estimator: VentricleEstimator
+    steps: int
+
+    def volumes(self, *, progress: bool) -> list[float]:
+        """Ventricle volume of each in ml, subject by subject and in the order of the targets."""
+        pairs = [(place, move) for place, series in enumerate(self.moves) for move in series]
+        chunks = [pairs[start : start + SCANS_AT_ONCE] for start in range(0, len(pairs), SCANS_AT_ONCE)]
+        networks = self.scans.pipeline.networks
+        found = side_by_side(self._volumes, chunks, networks=networks, name=NAME, progress=progress)
+        return [volume for part in found for volume in part]
+
+    def _volumes(self, pairs: Sequence[tuple[int, Move]]) -> list[float]:
+        rendered = self.scans.pipeline.decode_tensors(
+            torch.stack([move.semantic for _, move in pairs]),
+            self.codes.stochastic[[place for place, _ in pairs]],
+            steps=self.steps,
+            batch_size=SCANS_AT_ONCE,
+        )
+        return [float(volume) for volume in self.estimator.predict(rendered[:, 0].numpy())]
 
 
 def _rows(rows: pd.DataFrame, moves: Sequence[Sequence[Move]], *, volumes: Sequence[float]) -> pd.DataFrame:
@@ -215,23 +234,15 @@ def _rows(rows: pd.DataFrame, moves: Sequence[Sequence[Move]], *, volumes: Seque
 def _judge_estimator(
     scans: ScanSet, estimator: VentricleEstimator, *, rows: pd.DataFrame, latents: Tensor
 ) -> dict[str, float]:
-    """Correlation with the known volumes, on real scans and on the same scans through the autoencoder."""
+    """Correlation with the known volumes, on real scans and on some of them through the autoencoder."""
     known = scans.rows.dropna(subset=[TRUTH])
     guess = estimator.predict(scans.maps(known))
-    parts = [
-        scans.pipeline.networks.expand(latents[list(places)])[:, 0].numpy()
-        for places in (list(part["place"]) for part in batches(_placed(rows), size=SCANS_AT_ONCE))
-    ]
-    through = estimator.predict(np.concatenate(parts))
+    through = estimator.predict(scans.pipeline.networks.expand(latents)[:, 0].numpy())
     return {
         "ventricle_estimator_r": _correlation(guess, known[TRUTH]),
         "ventricle_estimator_mae_ml": float(np.abs(guess - known[TRUTH]).mean()),
         "ventricle_estimator_r_autoencoder": _correlation(through, rows[TRUTH]),
     }
-
-
-def _placed(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(place=range(len(rows)))
 
 
 def _correlation(first: Any, second: Any) -> float:

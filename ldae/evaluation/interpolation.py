@@ -4,23 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
-from tqdm import tqdm
 
 from ldae.diffusion.interpolation import lerp, slerp
 from ldae.diffusion.samplers import Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
-from ldae.evaluation.image_metrics import mse, ssim
+from ldae.evaluation.image_metrics import SSIM_WINDOW, mse, ssim
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, open_scans, visit_order
 from ldae.evaluation.record import Findings, evaluate_once
+from ldae.evaluation.workers import side_by_side
+from ldae.pipeline.interpolation import check_fractions
 
 NAME = "interpolation"
 VISITS = 3
+Triples = Sequence[tuple[int, int, int]]
 KINDS = {
     "interpolated": "decoded from the codes of the outer visits",
     "copy_first": "the first visit itself",
@@ -31,72 +35,96 @@ KINDS = {
 
 
 def evaluate_interpolation(
-    material: Material,
+    pipeline: str | Path,
+    cohort: str | Path,
     *,
+    out: str | Path,
+    split: str = "test",
     fraction: float = 0.5,
-    encode_steps: int = 20,
-    decode_steps: int = 20,
+    steps: int = 20,
+    decode_steps: int | None = None,
     solver: Solver = "ddim-next",
-) -> dict[str, Any]:
+    seed: int = 0,
+    limit: int | None = None,
+    device: str = "auto",
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> Path:
     """Decode the middle of three visits from the codes of the outer two and compare it with the true scan.
 
     Semantic codes are mixed on the straight line, stochastic ones on the sphere. Beside it stand the outer
     visits themselves (their mean over both), their voxel-wise mean, and the autoencoder's ceiling.
 
     Args:
-        material: Pipeline, cohort and where the results go.
+        pipeline: Folder of the pipeline.
+        cohort: The cohort's table.
+        out: Folder of the results, such as evaluation/interpolation of the run.
+        split: Scans to judge it on.
         fraction: Where the middle visit lies between the outer two.
-        encode_steps: Network calls from latent to noise.
-        decode_steps: Network calls from noise to latent.
+        steps: Network calls from latent to noise.
+        decode_steps: Network calls from noise to latent; None takes `steps`.
         solver: How the encoding steps are taken.
+        seed: Seed that draws the subjects.
+        limit: So many subjects at most; None takes all who came three times.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        progress: Show a bar.
+        run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The content of evaluation/interpolation/result.json.
+        The folder, with table.csv, scans.csv and result.json.
 
     Raises:
         InputError: Fewer than two subjects of the split have three visits, or the fraction is outside 0..1.
     """
-    if not 0 <= fraction <= 1:
-        raise InputError(f"fraction must lie within 0..1, got {fraction}.")
+    check_fractions([fraction], extrapolate=False)
+    material = Material.of(
+        pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
+    )
+    down = steps if decode_steps is None else decode_steps
 
     def compute() -> Findings:
         scans = open_scans(material)
-        triples = find_triples(scans.rows)
+        triples = find_triples(scans.rows, limit=limit, seed=seed)
         if len(triples) < 2:
             raise InputError(
-                f"At least 2 subjects of split {material.split} must have {VISITS} visits, "
-                f"got {len(triples)} in {material.cohort}. Leave this evaluation out for such a cohort."
+                f"At least 2 subjects of split {split} must have {VISITS} visits, got {len(triples)} in "
+                f"{cohort}. Leave this evaluation out for such a cohort."
             )
-        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
-        parts = []
-        with tqdm(total=len(triples), desc=NAME, disable=not material.progress) as bar:
-            for start in range(0, len(triples), SCANS_AT_ONCE):
-                some = triples[start : start + SCANS_AT_ONCE]
-                parts.append(_compare(scans, codes, triples=some, fraction=fraction, steps=decode_steps))
-                bar.update(len(some))
+        codes = encode_scans(scans, material, steps=steps, solver=solver)
+
+        def compare(some: Triples) -> pd.DataFrame:
+            return _compare(scans, codes, triples=some, fraction=fraction, steps=down)
+
+        chunks = [triples[start : start + SCANS_AT_ONCE] for start in range(0, len(triples), SCANS_AT_ONCE)]
+        networks = scans.pipeline.networks
+        parts = side_by_side(compare, chunks, networks=networks, name=NAME, progress=progress)
         return _findings(pd.concat(parts, ignore_index=True))
 
     settings = {
         "fraction": fraction,
-        "encode_steps": encode_steps,
-        "decode_steps": decode_steps,
+        "steps": steps,
+        "decode_steps": down,
         "solver": solver,
-        "ssim_window": 11,
+        "seed": seed,
+        "limit": limit,
+        "ssim_window": SSIM_WINDOW,
     }
     return evaluate_once(material, name=NAME, settings=settings, compute=compute)
 
 
-def find_triples(rows: pd.DataFrame) -> list[tuple[int, int, int]]:
-    """Index of the first three visits of every subject that has them."""
+def find_triples(rows: pd.DataFrame, *, limit: int | None = None, seed: int = 0) -> Triples:
+    """Index of the first three visits of every subject that has them, or of `limit` such subjects."""
     visits = [list(group.index) for _, group in visit_order(rows).groupby("subject", sort=False)]
-    return [(found[0], found[1], found[2]) for found in visits if len(found) >= VISITS]
+    triples = [(found[0], found[1], found[2]) for found in visits if len(found) >= VISITS]
+    chosen = np.random.default_rng(seed).permutation(len(triples))[:limit]
+    return [triples[place] for place in np.sort(chosen)]
 
 
 def _compare(
     scans: ScanSet,
     codes: EncodedScans,
     *,
-    triples: Sequence[tuple[int, int, int]],
+    triples: Triples,
     fraction: float,
     steps: int,
 ) -> pd.DataFrame:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ldae.data.cache import VolumeCache
     from ldae.pipeline import LDAEPipeline
 
-SPLIT = "test"
 SCANS_AT_ONCE = 32
 """Latents that are worked on at a time."""
 
@@ -30,51 +29,44 @@ class Material:
     """Where everything lies that an evaluation reads and writes.
 
     Attributes:
-        run_dir: Folder of the run, whose cache of preprocessed volumes is used.
         pipeline: Folder of the pipeline that is judged.
         cohort: The cohort's table.
-        out: Folder of the results; each evaluation has a folder of its own in it.
-        split: The scans it is judged on; held-out ones unless one asks for others.
+        out: Folder of the results.
+        run_dir: Folder of the run, for preprocessed volumes and for codes that evaluations share.
+        split: The scans it is judged on.
         device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
         progress: Show bars.
     """
 
-    run_dir: Path
     pipeline: Path
     cohort: Path
     out: Path
-    split: str = SPLIT
+    run_dir: Path
+    split: str = "test"
     device: str = "auto"
     progress: bool = False
 
     @classmethod
-    def of_run(
+    def of(
         cls,
-        run_dir: str | Path,
+        pipeline: str | Path,
+        cohort: str | Path,
         *,
-        pipeline: str | Path | None = None,
-        cohort: str | Path | None = None,
-        out: str | Path | None = None,
-        split: str = SPLIT,
+        out: str | Path,
+        run_dir: str | Path | None = None,
+        split: str = "test",
         device: str = "auto",
         progress: bool = False,
     ) -> Material:
-        """The material of a run; what is not given lies where a run has it."""
-        run_dir = Path(run_dir)
-        return cls(
-            run_dir=run_dir,
-            pipeline=Path(pipeline) if pipeline else run_dir / "pipeline",
-            cohort=Path(cohort) if cohort else run_dir / "cohort" / "cohort.csv",
-            out=Path(out) if out else run_dir / "evaluation",
-            split=split,
-            device=device,
-            progress=progress,
-        )
+        """The material of an evaluation; without a run folder it is the one that holds the pipeline."""
+        pipeline = Path(pipeline)
+        run_dir = Path(run_dir) if run_dir else pipeline.parent
+        return cls(pipeline, Path(cohort), Path(out), run_dir, split=split, device=device, progress=progress)
 
     @property
-    def inputs(self) -> list[Path]:
-        """What every evaluation depends on."""
-        return [self.pipeline, self.cohort]
+    def shared(self) -> Path:
+        """Folder of the codes that evaluations share."""
+        return self.run_dir / "evaluation" / "codes"
 
 
 @dataclass(frozen=True)

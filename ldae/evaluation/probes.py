@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from ldae.data.artefact import atomic_path, read_json, sha256_file, write_json
-from ldae.data.split import check_split
+from ldae.data.split import check_split, split_hash
 from ldae.data.stamp import is_current, write_stamp
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
@@ -85,7 +85,7 @@ def fit_probe(
         "target": target,
         "embeddings": str(embeddings),
         "embeddings_sha256": sha256_file(embeddings),
-        "split": frame.attrs["split"],
+        "split": split_hash(frame),
         "fitted_on": FITTED_ON,
         "seed": seed,
     }

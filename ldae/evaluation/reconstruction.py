@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from tqdm import tqdm
 
 from ldae.diffusion.samplers import Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, batches, encode_scans
-from ldae.evaluation.image_metrics import mse, psnr, ssim
+from ldae.evaluation.image_metrics import SSIM_WINDOW, mse, psnr, ssim
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.record import Findings, evaluate_once
+from ldae.evaluation.workers import side_by_side
 from ldae.pipeline.networks import fresh_noise
 
 NAME = "reconstruction"
@@ -32,79 +33,89 @@ VALUES = {
 
 
 def evaluate_reconstruction(
-    material: Material,
+    pipeline: str | Path,
+    cohort: str | Path,
     *,
-    encode_steps: int = 20,
-    decode_steps: int = 20,
+    out: str | Path,
+    split: str = "test",
+    steps: int = 20,
+    decode_steps: int | None = None,
     solver: Solver = "ddim-next",
     seed: int = 0,
-    limit: int | None = None,
-) -> dict[str, Any]:
+    limit: int | None = 64,
+    device: str = "auto",
+    progress: bool = False,
+    run_dir: str | Path | None = None,
+) -> Path:
     """Compare what comes back with the input and with the autoencoder's own reconstruction.
 
     The autoencoder and the stochastic codes' mean and spread are measured on every scan of the split; what
     has to be decoded from noise on the first visits of `limit` subjects. SSIM has a Gaussian window of 11.
 
     Args:
-        material: Pipeline, cohort and where the results go.
-        encode_steps: Network calls from latent to noise.
-        decode_steps: Network calls from noise to latent.
+        pipeline: Folder of the pipeline.
+        cohort: The cohort's table.
+        out: Folder of the results, such as evaluation/reconstruction of the run.
+        split: Scans to judge it on.
+        steps: Network calls from latent to noise.
+        decode_steps: Network calls from noise to latent; None takes `steps`.
         solver: How the encoding steps are taken.
         seed: Seed of the fresh noise of "semantic_only", one draw a scan, and of the subjects.
-        limit: So many subjects at most are decoded; None takes every scan of the split.
+        limit: So many subjects at most are decoded, drawn at random; None decodes every scan of the split.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        progress: Show a bar.
+        run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The content of evaluation/reconstruction/result.json.
+        The folder, with table.csv, scans.csv and result.json.
 
     Raises:
-        InputError: `limit` is below 2.
+        InputError: `limit` is below 2, or the cohort has faults.
     """
     if limit is not None and limit < 2:
         raise InputError(f"limit must be at least 2 subjects, got {limit}.")
+    material = Material.of(
+        pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
+    )
+    down = steps if decode_steps is None else decode_steps
 
     def compute() -> Findings:
         scans = open_scans(material)
-        codes = encode_scans(scans, material, steps=encode_steps, solver=solver)
+        codes = encode_scans(scans, material, steps=steps, solver=solver)
         decoded = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
-        table = _compare(
-            scans,
-            codes,
-            decoded=set(decoded.index),
-            seed=seed,
-            steps=decode_steps,
-            progress=material.progress,
+
+        def compare(rows: pd.DataFrame) -> pd.DataFrame:
+            return _compare(scans, codes, rows=rows, decoded=set(decoded.index), seed=seed, steps=down)
+
+        parts = side_by_side(
+            compare, batches(scans.rows), networks=scans.pipeline.networks, name=NAME, progress=progress
         )
-        return _findings(table, codes.stochastic, decoded=decoded)
+        return _findings(pd.concat(parts, ignore_index=True), codes.stochastic, decoded=decoded)
 
     settings = {
-        "encode_steps": encode_steps,
-        "decode_steps": decode_steps,
+        "steps": steps,
+        "decode_steps": down,
         "solver": solver,
         "seed": seed,
         "limit": limit,
-        "ssim_window": 11,
+        "ssim_window": SSIM_WINDOW,
     }
     return evaluate_once(material, name=NAME, settings=settings, compute=compute)
 
 
 def _compare(
-    scans: ScanSet, codes: EncodedScans, *, decoded: set[int], seed: int, steps: int, progress: bool
+    scans: ScanSet, codes: EncodedScans, *, rows: pd.DataFrame, decoded: set[int], seed: int, steps: int
 ) -> pd.DataFrame:
     """One row a scan, kind of reconstruction and reference."""
-    found: list[pd.DataFrame] = []
-    networks = scans.pipeline.networks
-    with tqdm(total=len(scans.rows), desc=NAME, disable=not progress) as bar:
-        for rows in batches(scans.rows, size=SCANS_AT_ONCE):
-            part = codes.take(list(rows.index))
-            volumes, plain = scans.volumes(rows), networks.expand(part.latents)
-            found += _measured(rows, plain, kind="autoencoder", references={INPUT: volumes})
-            places = [place for place, index in enumerate(rows.index) if index in decoded]
-            if places:
-                references = {INPUT: volumes[places], AUTOENCODER: plain[places]}
-                chosen = rows.iloc[places]
-                for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, steps=steps):
-                    found += _measured(chosen, image, kind=kind, references=references)
-            bar.update(len(rows))
+    part = codes.take(list(rows.index))
+    volumes, plain = scans.volumes(rows), scans.pipeline.networks.expand(part.latents)
+    found = [*_measured(rows, plain, kind="autoencoder", references={INPUT: volumes})]
+    places = [place for place, index in enumerate(rows.index) if index in decoded]
+    if places:
+        references = {INPUT: volumes[places], AUTOENCODER: plain[places]}
+        chosen = rows.iloc[places]
+        for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, steps=steps):
+            found += _measured(chosen, image, kind=kind, references=references)
     return pd.concat(found, ignore_index=True)
 
 

@@ -53,23 +53,23 @@ def evaluate_once(
     settings: Mapping[str, Any],
     compute: Callable[[], Findings],
     inputs: Sequence[Path] = (),
-) -> dict[str, Any]:
+) -> Path:
     """Do an evaluation and write its folder, unless it was done with the same inputs and settings.
 
     Args:
         material: What it works on.
-        name: Name of its folder in the folder of results.
+        name: What it is called.
         settings: What else decides on the result; JSON-able.
         compute: Does the work.
         inputs: Files and folders that it reads besides pipeline and cohort.
 
     Returns:
-        The content of result.json.
+        The folder.
     """
-    folder = material.out / name
+    folder = material.out
     outputs = [folder / file for file in (TABLE, SCANS, RESULT)]
     command = ["evaluate", name, material.split, *(f"{key}={value}" for key, value in settings.items())]
-    read = [*material.inputs, *inputs]
+    read = [material.pipeline, material.cohort, *inputs]
     if is_current(folder / STAMP, command=command, inputs=read, outputs=outputs):
         logger.info("%s is up to date", folder)
     else:
@@ -79,21 +79,20 @@ def evaluate_once(
         _write(folder, findings, material=material, name=name, settings=settings, seconds=seconds)
         write_stamp(folder / STAMP, command=command, inputs=read, outputs=outputs, seconds=seconds)
         logger.info("%s: %s (%.0f s)", folder, _short(findings.values), seconds)
-    result: dict[str, Any] = read_json(folder / RESULT)
-    return result
+    return folder
 
 
-def read_values(out: Path, name: str) -> dict[str, Any]:
-    """The numbers of an evaluation.
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """What an evaluation found, from its folder.
 
     Raises:
         FileNotFoundError: It has not been done.
     """
-    path = out / name / RESULT
+    path = Path(folder) / RESULT
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Run first: ldae evaluate {name}")
-    values: dict[str, Any] = read_json(path)["values"]
-    return values
+        raise FileNotFoundError(f"{path} is missing. Run first: ldae evaluate {path.parent.name}")
+    result: dict[str, Any] = read_json(path)
+    return result
 
 
 def _write(

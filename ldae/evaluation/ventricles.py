@@ -36,6 +36,7 @@ class VentricleEstimator:
 
     Attributes:
         region_: Coarse voxels that it looks at [X', Y', Z'], bool.
+        varying_: Which of them differ between scans and enter the regression, bool.
         probe_: The fitted regression.
 
     Example:
@@ -50,6 +51,7 @@ class VentricleEstimator:
     """
 
     region_: NDArray[np.bool_]
+    varying_: NDArray[np.bool_]
     probe_: RidgeProbe
 
     def __init__(self, *, folds: int = 5) -> None:
@@ -73,6 +75,7 @@ class VentricleEstimator:
                 f"got {len(coarse)} scans and volumes of shape {known.shape}."
             )
         self.region_ = _darkening_region(coarse, known)
+        self.varying_ = coarse[:, self.region_].std(axis=0) > FLAT
         self.probe_ = RidgeProbe(regularisation=STRENGTHS, folds=self.folds)
         self.probe_.fit(self._features(coarse), known, groups=subjects)
         return self
@@ -89,8 +92,8 @@ class VentricleEstimator:
         coarse = _coarse(volumes)
         if coarse.shape[1:] != self.region_.shape:
             raise InputError(
-                f"Volumes must have the size the estimator was fitted on, {self.region_.shape} after pooling, "
-                f"got {coarse.shape[1:]}."
+                f"Volumes must have the size the estimator was fitted on, {self.region_.shape} after "
+                f"pooling, got {coarse.shape[1:]}."
             )
         return self.probe_.predict(self._features(coarse))
 
@@ -100,7 +103,8 @@ class VentricleEstimator:
 
     def _features(self, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
         inside = coarse[:, self.region_]
-        return np.asarray(inside / np.percentile(inside, BRIGHT_PERCENTILE, axis=1, keepdims=True))
+        bright = np.percentile(inside, BRIGHT_PERCENTILE, axis=1, keepdims=True)
+        return np.asarray(inside[:, self.varying_] / bright)
 
 
 def _coarse(volumes: Volumes) -> NDArray[np.float32]:
@@ -108,7 +112,7 @@ def _coarse(volumes: Volumes) -> NDArray[np.float32]:
     pooled = [_pool(np.asarray(volume, dtype=np.float32)) for volume in volumes]
     sizes = {volume.shape for volume in pooled}
     if len(sizes) != 1 or len(next(iter(sizes))) != 3:
-        raise InputError(f"Volumes must be [N, X, Y, Z] of one size, got sizes {sorted(sizes)} after pooling.")
+        raise InputError(f"Volumes must be [N, X, Y, Z] of one size, got {sorted(sizes)} after pooling.")
     return np.stack(pooled)
 
 
@@ -130,11 +134,10 @@ def _darkening_region(coarse: NDArray[np.float32], ml: NDArray[np.float64]) -> N
     strongest = correlation.min()
     if not strongest < 0:
         raise InputError(
-            "Volumes must darken somewhere as ventricles grow, but no voxel does. Check that scans and volumes "
-            "in ml belong together."
+            "Volumes must darken somewhere as ventricles grow, but no voxel does. Check that scans and their "
+            "ventricle_ml belong together."
         )
     labels, _ = ndimage.label(correlation < CORRELATION_SHARE * strongest)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    widened = ndimage.binary_dilation(labels == sizes.argmax())
-    return np.asarray(widened & (spread > FLAT))
+    return np.asarray(ndimage.binary_dilation(labels == sizes.argmax()))

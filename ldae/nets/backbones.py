@@ -7,14 +7,15 @@ import importlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ldae.errors import InputError
-from ldae.nets.blocks import group_norm
 
 
 class SliceBackbone(nn.Module, ABC):
@@ -32,12 +33,12 @@ class BackboneConfig:
     """A backbone by class path and constructor arguments.
 
     Attributes:
-        class_path: Import path of a `SliceBackbone`.
-        init_args: Its constructor arguments.
+        path: Import path of a `SliceBackbone`.
+        arguments: Its constructor arguments.
     """
 
-    class_path: str = "ldae.nets.backbones.TimmBackbone"
-    init_args: dict[str, Any] = field(default_factory=dict)
+    path: str = "ldae.nets.backbones.TimmBackbone"
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def make_backbone(config: BackboneConfig) -> SliceBackbone:
@@ -46,42 +47,48 @@ def make_backbone(config: BackboneConfig) -> SliceBackbone:
     Raises:
         InputError: The class path does not lead to a slice backbone, or the arguments do not fit it.
     """
-    module_name, _, class_name = config.class_path.rpartition(".")
+    module_name, _, class_name = config.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"backbone class_path must name a class, got {config.class_path!r}: {error}.") from error
+        raise InputError(f"backbone path must name a class, got {config.path!r}: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, SliceBackbone)):
-        raise InputError(f"backbone class_path must name a ldae.nets.backbones.SliceBackbone, got {config.class_path}.")
+        raise InputError(f"backbone path must name a ldae.nets.backbones.SliceBackbone, got {config.path}.")
     try:
-        return found(**config.init_args)
+        return found(**config.arguments)
     except TypeError as error:
-        raise InputError(f"init_args of {config.class_path} must be its arguments: {error}.") from error
+        raise InputError(f"arguments of {config.path} must be its arguments: {error}.") from error
 
 
 class ConvBackbone(SliceBackbone):
-    """Small strided convolutional network, for small scans; average and maximum over the slice at the end.
+    """Small network for small scans: a patch stem, then strided convolutions; the token keeps where things are.
 
     Args:
-        channels: Channels of each level; every level halves the slice.
-        groups: Groups of the normalisations.
+        channels: Channels of the stem and of each convolution after it.
+        patch: Side of the stem's patches, pixels.
+        grid: Places along the two sides of the slice that the token keeps; the last features have as many, or
+            are averaged to it.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 128), groups: int = 8) -> None:
+    def __init__(
+        self, channels: tuple[int, ...] = (32, 64), patch: int = 4, grid: tuple[int, int] = (4, 5)
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 1
-        for outputs in channels:
-            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), group_norm(outputs, groups), nn.SiLU()]
-            layers += [nn.Conv2d(outputs, outputs, 3, padding=1), group_norm(outputs, groups), nn.SiLU()]
-            inputs = outputs
-        self.layers = nn.Sequential(*layers)
-        self.width = 2 * inputs
+        self.stem = nn.Conv2d(1, channels[0], patch, stride=patch)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1) for inputs, outputs in pairwise(channels)
+        )
+        self.grid = (grid[0], grid[1])
+        self.width = channels[-1] * grid[0] * grid[1]
 
     def forward(self, slices: Tensor) -> Tensor:
         """Slices [N, 1, H, W] to tokens [N, width]."""
-        features = self.layers(slices)
-        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        features = functional.gelu(self.stem(slices))
+        for conv in self.convs:
+            features = functional.gelu(conv(features))
+        if tuple(features.shape[2:]) != self.grid:
+            features = functional.adaptive_avg_pool2d(features, self.grid)
+        return features.flatten(1)
 
 
 class TimmBackbone(SliceBackbone):
@@ -133,5 +140,5 @@ def _cached_timm_weights(name: str) -> str:
     raise InputError(
         f"ImageNet weights of backbone {name!r} are not in the local cache. Run "
         f"`hf download {repository} model.safetensors` once where there is a network, give their path as "
-        "backbone.init_args.weights, or start untrained with backbone.init_args.pretrained: false."
+        "backbone.arguments.weights, or start untrained with backbone.arguments.pretrained: false."
     )

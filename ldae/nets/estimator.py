@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from ldae.nets.blocks import zeroed
@@ -19,13 +19,11 @@ class EstimatorConfig:
 
     Attributes:
         entry: "modulation" scales and shifts channels of every new block, as published; "modulation+place"
-            also adds a learned low-resolution spatial bias at the middle block: channel modulation alone
-            cannot say "larger ventricles, here" when the trunk sees pure noise.
-        place_channels: Channels of that spatial bias before it is widened.
+            also lays the code out as a latent, by one linear layer, and shows it to every level: channel
+            modulation alone cannot say "larger ventricles, here" when the trunk sees pure noise.
     """
 
     entry: Literal["modulation", "modulation+place"] = "modulation+place"
-    place_channels: int = 64
 
 
 class GradientEstimator(nn.Module):
@@ -36,6 +34,9 @@ class GradientEstimator(nn.Module):
         unet: Size of the UNet whose trunk it reads.
         code_size: Width D of the semantic code.
         latent_shape: Sides (h, w, d) of the latents.
+
+    Attributes:
+        place: The linear layer that lays a code out as a latent, or None.
     """
 
     def __init__(
@@ -43,22 +44,16 @@ class GradientEstimator(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.latent_shape = (unet.in_channels, *latent_shape)
         self.code = nn.Sequential(
             nn.Linear(code_size, unet.embedding), nn.SiLU(), nn.Linear(unet.embedding, unet.embedding)
         )
-        self.up = UpPath(unet, with_code=True)
-        self.middle_shape = tuple(side // unet.factor for side in latent_shape)
-        self.place: nn.Linear | None = None
-        if config.entry == "modulation+place":
-            places = self.middle_shape[0] * self.middle_shape[1] * self.middle_shape[2]
-            self.place = nn.Linear(code_size, config.place_channels * places)
-            self.widen = zeroed(nn.Conv3d(config.place_channels, unet.widths[-1], 1))
+        with_place = config.entry == "modulation+place"
+        self.place = zeroed(nn.Linear(code_size, math.prod(self.latent_shape))) if with_place else None
+        self.up = UpPath(unet, with_code=True, with_place=with_place)
 
     def forward(self, features: TrunkFeatures, y: Tensor) -> Tensor:
         """Trunk features and codes [B, D] to G, [B, C, h, w, d]."""
-        place = None
-        if self.place is not None:
-            h, w, d = self.middle_shape
-            place = self.widen(rearrange(self.place(y), "b (c h w d) -> b c h w d", h=h, w=w, d=d))
+        place = None if self.place is None else self.place(y).unflatten(1, self.latent_shape)
         out: Tensor = self.up(features, self.code(y), place)
         return out

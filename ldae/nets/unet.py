@@ -142,38 +142,56 @@ class Trunk(nn.Module):
 
 
 class UpPath(nn.Module):
-    """Middle, up path and zero-initialised output, optionally conditioned on a code embedding."""
+    """Middle, up path and zero-initialised output, optionally conditioned on a semantic code.
 
-    def __init__(self, config: UNetConfig, *, with_code: bool = False) -> None:
+    Args:
+        config: Size of the UNet.
+        with_code: Whether the residual blocks take a code embedding.
+        with_place: Whether each level takes a volume, added through a 1x1x1 convolution where the level begins.
+    """
+
+    def __init__(self, config: UNetConfig, *, with_code: bool = False, with_place: bool = False) -> None:
         super().__init__()
         self.config = config
         width = config.widths[-1]
         self.middle_in = _stage(config, width, width, attention=True, with_code=with_code)
         self.middle_out = _stage(config, width, width, attention=False, with_code=with_code)
-        self.stages = nn.ModuleList()
+        self.levels = nn.ModuleList()
+        self.places = nn.ModuleList()
         skips = config.skip_widths()
         for level in reversed(range(len(config.widths))):
+            if with_place:
+                self.places.append(nn.Conv3d(config.in_channels, width, 1))
+            stages = nn.ModuleList()
+            if level < len(config.widths) - 1:
+                stages.append(_stage(config, width, width, attention=False, resample=2, with_code=with_code))
             attention = level in config.attention_levels
             for _ in range(config.blocks + 1):
                 inputs = width + skips.pop()
                 width = config.widths[level]
-                self.stages.append(_stage(config, inputs, width, attention=attention, with_code=with_code))
-            if level > 0:
-                self.stages.append(_stage(config, width, width, attention=False, resample=2, with_code=with_code))
+                stages.append(_stage(config, inputs, width, attention=attention, with_code=with_code))
+            self.levels.append(stages)
         self.norm = group_norm(width, config.groups)
         self.output = zeroed(nn.Conv3d(width, config.in_channels, 3, padding=1))
 
     def forward(self, features: TrunkFeatures, code: Tensor | None = None, place: Tensor | None = None) -> Tensor:
-        """Trunk features, optional code embedding [B, E] and spatial bias of the middle to [B, C, h, w, d]."""
+        """Trunk features to an output [B, C, h, w, d].
+
+        Args:
+            features: From the trunk.
+            code: Code embedding [B, E].
+            place: Volume [B, C, h, w, d] that the code stands for.
+        """
         embedding, hidden, skips = features
-        if place is not None:
-            hidden = hidden + place
         hidden = self.middle_out(self.middle_in(hidden, embedding, code), embedding, code)
         remaining = list(skips)
-        for stage in self.stages:
-            if stage.block.resample == 1:
-                hidden = torch.cat([hidden, remaining.pop()], dim=1)
-            hidden = stage(hidden, embedding, code)
+        for index, stages in enumerate(self.levels):
+            if place is not None:
+                hidden = hidden + self.places[index](functional.adaptive_avg_pool3d(place, hidden.shape[2:]))
+            for stage in stages:
+                if stage.block.resample == 1:
+                    hidden = torch.cat([hidden, remaining.pop()], dim=1)
+                hidden = stage(hidden, embedding, code)
         out: Tensor = self.output(functional.silu(self.norm(hidden)))
         return out
 

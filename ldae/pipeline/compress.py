@@ -13,6 +13,7 @@ from ldae.data.artefact import component_sha256
 from ldae.data.latents import LatentStore
 from ldae.errors import CheckpointError
 from ldae.nets.autoencoder import Autoencoder
+from ldae.nets.blocks import to_channels_last
 from ldae.pipeline.folder import component_folder
 from ldae.pipeline.networks import choose_device, volume_batch
 from ldae.pipeline.run_cohort import RunCohort, open_run_cohort, read_volumes
@@ -60,6 +61,7 @@ def compress_cohort(
     logger.info("Latents of %d of %d scans are made in %s", len(missing), len(keys), store.folder)
     if missing:
         autoencoder = load_autoencoder(folder)[0].to(choose_device(device))
+        to_channels_last(autoencoder)
         size = batch_size or volume_batch(spec.size)
         _fill(store, run, missing=set(missing), autoencoder=autoencoder, batch_size=size, progress=progress)
     _finish(store, run, changed=bool(missing))

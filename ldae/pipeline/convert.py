@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Older checkpoints as component folders: MONAI Generative's networks, and the published LDAE layout.
 
-No pickle is executed, and no key is lost unseen: whatever a network misses or has too much stops the conversion
-with a list, and whatever a file holds besides the networks is named in the report.
+No pickle is executed, and no key is lost unseen: whatever a network misses or has too much stops the
+conversion with a list, and whatever a file holds besides the networks is named in the report.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def convert_checkpoint(
     else:
         part = _find(checkpoints, DIFFUSION_UNET_ANCHOR, prefix=options.prefix, what="DiffusionModelUNet")
         unet = convert_diffusion_unet(part.tensors, options.arguments)
-        sha256 = _save(Path(out), kind, unet, config=options.arguments, sources=[part.source], options=options)
+        sha256 = _save(
+            Path(out), kind, unet, config=options.arguments, sources=[part.source], options=options
+        )
     return Conversion({str(out): sha256}, _left_out(checkpoints, [part]))
 
 
@@ -231,14 +233,19 @@ def _write_ldae(
 def _find(
     checkpoints: Sequence[OldCheckpoint], anchor: str, *, what: str, prefix: str | None = None
 ) -> _Part:
-    holders = [checkpoint for checkpoint in checkpoints if any(name.endswith(anchor) for name in checkpoint.tensors)]
+    holders = [
+        checkpoint for checkpoint in checkpoints if any(name.endswith(anchor) for name in checkpoint.tensors)
+    ]
     if len(holders) != 1:
         names = ", ".join(str(checkpoint.path) for checkpoint in (holders or checkpoints))
         raise InputError(
-            f"One file must hold the {what}, got {len(holders)} of {len(checkpoints)} with a key that ends in "
+            f"One file must hold the {what}, got {len(holders)} of {len(checkpoints)} with a key that ends "
+            "in "
             f"{anchor!r}: {names}. {'Leave one out.' if holders else 'Add its file, or check the kind.'}"
         )
-    start, tensors = part_of(holders[0].tensors, anchor=anchor, prefix=prefix, what=f"{what} in {holders[0].path}")
+    start, tensors = part_of(
+        holders[0].tensors, anchor=anchor, prefix=prefix, what=f"{what} in {holders[0].path}"
+    )
     return _Part(holders[0], start, tensors)
 
 
@@ -263,7 +270,9 @@ def _latent_shape(autoencoder: Autoencoder, size: tuple[int, int, int]) -> tuple
 def _schedule(arguments: Mapping[str, Any]) -> ScheduleConfig:
     kind = arguments.get("betas_type", "linear")
     if kind != "linear":
-        raise InputError(f"The noise schedule must be linear, got betas_type {kind!r}. It cannot be represented.")
+        raise InputError(
+            f"The noise schedule must be linear, got betas_type {kind!r}. It cannot be represented."
+        )
     return ScheduleConfig(steps=int(arguments.get("timesteps", 1000)))
 
 
@@ -311,7 +320,9 @@ def _left_out(checkpoints: Sequence[OldCheckpoint], parts: Sequence[_Part]) -> d
         prefixes = tuple(part.prefix for part in parts if part.source is checkpoint)
         for name in checkpoint.tensors:
             if not name.startswith(prefixes):
-                reasons[name] = "belongs to none of the networks that were asked for, or to one without averaging"
+                reasons[name] = (
+                    "belongs to none of the networks that were asked for, or to one without averaging"
+                )
             elif DEAD_LAYER.search(name):
                 reasons[name] = "the old network never used this layer"
     return reasons

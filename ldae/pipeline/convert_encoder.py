@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published LDAE semantic encoder under the names of this package's.
 
-Two linear layers in a row compute what one can: the published encoder projects query, key and value before its
-multi-head attention projects them again, and both become the attention's own input projection here.
+Two linear layers in a row compute what one can: the published encoder projects query, key and value before
+its multi-head attention projects them again, and both become the attention's own input projection here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def convert_encoder(
         CheckpointError: Keys are missing or left over, or shapes differ; all of them are listed.
     """
     if heads != HEADS:
-        raise InputError(f"The encoder must have {HEADS} attention heads, got {heads}. It cannot be represented.")
+        raise InputError(
+            f"The encoder must have {HEADS} attention heads, got {heads}. It cannot be represented."
+        )
     own = _without_aliases(tensors)
     positions = own.pop(POSITIONS, None)
     name, layers = _backbone_names(own)
@@ -63,7 +65,7 @@ def convert_encoder(
             plane=plane,
             pooling="attention",
             normalisation="layernorm",
-            backbone=BackboneConfig(init_args={"name": name, "pretrained": False}),
+            backbone=BackboneConfig(arguments={"name": name, "pretrained": False}),
         ),
         size=size,
     )
@@ -72,7 +74,9 @@ def convert_encoder(
     flat = {old: value.flatten() if old.endswith(".layer_scale") else value for old, value in own.items()}
     names = _names(shapes, layers, score=_score_name(own))
     projected = [f"{kind}_projection.{leaf}" for kind in PROJECTIONS for leaf in ("weight", "bias")]
-    state = renamed(flat, names | {key: key for key in projected}, shapes=_shapes(shapes, projected), what="encoder")
+    state = renamed(
+        flat, names | {key: key for key in projected}, shapes=_shapes(shapes, projected), what="encoder"
+    )
     encoder.load_state_dict(_folded(state))
     return encoder.eval()
 
@@ -88,7 +92,8 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     )
     if differing:
         raise CheckpointError(
-            f"{ALIAS}* and backbone.* of the encoder must be the same module, but {len(differing)} keys differ: "
+            f"{ALIAS}* and backbone.* of the encoder must be the same module, but {len(differing)} keys "
+            "differ: "
             f"{differing}. The file is damaged."
         )
     return own
@@ -99,11 +104,18 @@ def _check_positions(positions: Tensor | None, encoder: SemanticEncoder) -> None
     slices = encoder.size[PLANES[encoder.config.plane][1]]
     if positions is None or positions.ndim != 3 or positions.shape[1] < slices:
         raise InputError(
-            f"The encoder's {POSITIONS} must cover the {slices} slices of {encoder.config.plane} scans of size "
-            f"{encoder.size}, got {None if positions is None else tuple(positions.shape)}. Check size and plane."
+            f"The encoder's {POSITIONS} must cover the {slices} slices of {encoder.config.plane} scans of "
+            "size "
+            f"{encoder.size}, got {None if positions is None else tuple(positions.shape)}. Check size and "
+            "plane."
         )
-    if positions.shape[2] != wanted.shape[1] or (positions[0, :slices] - wanted).abs().max() > POSITION_TOLERANCE:
-        raise InputError(f"The encoder's {POSITIONS} must be the sinusoidal code. Another cannot be represented.")
+    if (
+        positions.shape[2] != wanted.shape[1]
+        or (positions[0, :slices] - wanted).abs().max() > POSITION_TOLERANCE
+    ):
+        raise InputError(
+            f"The encoder's {POSITIONS} must be the sinusoidal code. Another cannot be represented."
+        )
 
 
 def _backbone_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
@@ -118,7 +130,8 @@ def _backbone_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]
     if kind is None:
         raise InputError(
             f"The encoder's backbone must be one of torchvision's {', '.join(CONVNEXT.values())}, got blocks "
-            f"{blocks} and a first convolution of shape {None if stem is None else tuple(stem.shape)}. Others "
+            f"{blocks} and a first convolution of shape {None if stem is None else tuple(stem.shape)}. "
+            "Others "
             "are not converted."
         )
     layers = {"stem.0": "features.0.0", "stem.1": "features.0.1", "head.norm": "classifier.0"}

@@ -2,8 +2,8 @@
 """The published LDAE layout, UNet and shift UNet, under the names of this package's networks.
 
 The layout is that of PDAE (arXiv 2212.12990): input, middle and output blocks in flat lists, and beside the
-middle and output blocks a second set, whose names begin with `shift_`, for the gradient estimator. Its down- and
-up-sampling leaves the first of the three axes as it is, and the code goes through one linear layer.
+middle and output blocks a second set, whose names begin with `shift_`, for the gradient estimator. Its down-
+and up-sampling leaves the first of the three axes as it is, and the code goes through one linear layer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ RESIDUAL = {
     "skip": "skip_connection",
 }
 ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
-TRUNK = {"trunk.time.layers.0": "time_embed.0", "trunk.time.layers.2": "time_embed.2", "trunk.input": "input_blocks.0.0"}
+TRUNK = {
+    "trunk.time.layers.0": "time_embed.0",
+    "trunk.time.layers.2": "time_embed.2",
+    "trunk.input": "input_blocks.0.0",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Heads:
             return max(widths)
         if len(widths) > 1:
             raise InputError(
-                f"Attention blocks of several widths {sorted(widths)} must have one head or a fixed number of "
+                f"Attention blocks of several widths {sorted(widths)} must have one head or a fixed number "
+                "of "
                 f"channels a head, got {self.number} heads. Such a network cannot be represented."
             )
         return widths.pop() // self.number
@@ -89,8 +94,10 @@ def infer_unet_config(tensors: Mapping[str, Tensor], *, heads: Heads) -> UNetCon
     time = tensors.get("time_embed.0.weight")
     if output is None or time is None or first.ndim != 5:
         raise InputError(
-            "The UNet must have time_embed, 3D input_blocks and out, as published, got input_blocks.0.0.weight "
-            f"of shape {tuple(first.shape)}{'' if output is not None else ' and no out.2.weight'}. Check the kind."
+            "The UNet must have time_embed, 3D input_blocks and out, as published, got "
+            "input_blocks.0.0.weight "
+            f"of shape {tuple(first.shape)}{'' if output is not None else ' and no out.2.weight'}. Check "
+            "the kind."
         )
     base, latent_channels = int(time.shape[1]), int(first.shape[1])
     _check_ends(base, first, output, time)
@@ -117,12 +124,14 @@ def infer_unet_config(tensors: Mapping[str, Tensor], *, heads: Heads) -> UNetCon
 def _check_ends(base: int, first: Tensor, output: Tensor, time: Tensor) -> None:
     if time.shape[0] != 4 * base or first.shape[0] != base:
         raise InputError(
-            f"The UNet's time embedding must be 4 and its first level 1 times its base of {base} channels, got "
+            f"The UNet's time embedding must be 4 and its first level 1 times its base of {base} channels, "
+            "got "
             f"{time.shape[0]} and {first.shape[0]}. Such a network cannot be represented."
         )
     if output.shape[0] != first.shape[1]:
         raise InputError(
-            f"The UNet must give as many channels as it takes, {first.shape[1]}, got {output.shape[0]}: one with "
+            f"The UNet must give as many channels as it takes, {first.shape[1]}, got {output.shape[0]}: "
+            "one with "
             "a learned variance cannot be represented."
         )
 
@@ -138,7 +147,8 @@ def _levels_and_blocks(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     levels = 1 + len(rising)
     if count < levels or count % levels:
         raise InputError(
-            f"The UNet's output blocks must divide evenly among its {levels} levels, got {count}. It is not of "
+            f"The UNet's output blocks must divide evenly among its {levels} levels, got {count}. It is "
+            "not of "
             "the published layout."
         )
     return levels, count // levels - 1
@@ -151,7 +161,9 @@ def _index(name: str, position: int) -> int:
 def _width(tensors: Mapping[str, Tensor], block: str) -> int:
     name = f"{block}.in_layers.2.weight"
     if name not in tensors:
-        raise InputError(f"The UNet must have a residual block {block}, got no {name}. It is not of the layout.")
+        raise InputError(
+            f"The UNet must have a residual block {block}, got no {name}. It is not of the layout."
+        )
     return int(tensors[name].shape[0])
 
 
@@ -200,7 +212,9 @@ def _loaded(module: ModuleT, state: Mapping[str, Tensor]) -> ModuleT:
 
 def _stage(new: str, old: str, *, residual: int, attention: int) -> dict[str, str]:
     names = {f"{new}.block.{ours}": f"{old}.{residual}.{theirs}" for ours, theirs in RESIDUAL.items()}
-    return names | {f"{new}.attention.{ours}": f"{old}.{attention}.{theirs}" for ours, theirs in ATTENTION.items()}
+    return names | {
+        f"{new}.attention.{ours}": f"{old}.{attention}.{theirs}" for ours, theirs in ATTENTION.items()
+    }
 
 
 def _trunk_stages(config: UNetConfig) -> dict[str, str]:
@@ -211,7 +225,7 @@ def _trunk_stages(config: UNetConfig) -> dict[str, str]:
 
 
 def _up_stages(config: UNetConfig, *, prefix: str, old: str) -> dict[str, str]:
-    """An up-sampling block is a stage of its own here, and the last member of its level's last block there."""
+    """An up-sampling block is a stage of its own here, and the last member of its level's blocks there."""
     names = {f"{prefix}norm": f"{old}out.0", f"{prefix}output": f"{old}out.2"}
     names |= _stage(f"{prefix}middle_in", f"{old}middle_block", residual=0, attention=1)
     names |= _stage(f"{prefix}middle_out", f"{old}middle_block", residual=2, attention=1)
@@ -222,7 +236,9 @@ def _up_stages(config: UNetConfig, *, prefix: str, old: str) -> dict[str, str]:
             stage, block = stage + 1, block + 1
         if level > 0:
             last = 1 + (level in config.attention_levels)
-            names |= _stage(f"{prefix}stages.{stage}", f"{old}output_blocks.{block - 1}", residual=last, attention=-1)
+            names |= _stage(
+                f"{prefix}stages.{stage}", f"{old}output_blocks.{block - 1}", residual=last, attention=-1
+            )
             stage += 1
     return names
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of MONAI Generative (0.2.x) for the networks that MONAI's core took over.
 
-Two things changed on the way. Names: attention blocks moved their layers into `attn`, upsampling its convolution
-from `conv` to `postconv`. Meaning: the old self-attention blocks own a layer `proj_attn` that their forward pass
-never used, and the core's `out_proj` in its place is used; so it must be absent, or be the identity.
+Two things changed on the way. Names: attention blocks moved their layers into `attn`, upsampling its
+convolution from `conv` to `postconv`. Meaning: the old self-attention blocks own a layer `proj_attn` that
+their forward pass never used, and the core's `out_proj` in its place is used; so it must be absent, or be the
+identity.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def _encoder_blocks(tensors: Mapping[str, Tensor]) -> str:
         kinds += named or ("d" if is_down else "c" if "conv" in parts else "n")
     if not re.fullmatch(r"c[rad]+nc", kinds):
         raise InputError(
-            "The autoencoder's encoder must be a convolution, levels of residual blocks, a normalisation and a "
+            "The autoencoder's encoder must be a convolution, levels of residual blocks, a normalisation "
+            "and a "
             f"convolution, got the blocks {kinds or 'none'}. It is not an AutoencoderKL of MONAI."
         )
     return kinds

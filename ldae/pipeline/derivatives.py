@@ -191,26 +191,6 @@ class Derivative:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def write_derivative(
-    scan: Scan, folder: str | Path, *, source: str | Path, desc: str, sidecar: Mapping[str, Any]
-) -> Path:
-    """Write one scan made from one file, named after it; `sidecar` holds its Description and further keys.
-
-    Returns:
-        Path of the NIfTI file.
-    """
-    derivative = Derivative(folder, sources=[source])
-    description = str(sidecar["Description"])
-    return derivative.write(
-        scan,
-        ScanName.of(source),
-        desc=desc,
-        description=description,
-        sources=[source],
-        details={key: value for key, value in sidecar.items() if key != "Description"},
-    )
-
-
 def dataset_root(scan: Path) -> Path:
     """The BIDS dataset that a scan lies in, or else its folder."""
     for parent in scan.parents:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ldae.nets.blocks import to_channels_last
 from ldae.pipeline.folder import PipelineIndex, check_component, component_folder
 from ldae.pipeline.networks import Networks, choose_device
 from ldae.stages.components import load_autoencoder, load_denoiser, load_representation
@@ -29,4 +30,7 @@ def load_networks(
     representation, third = load_representation(folder, unet=denoiser.unet.config)
     for component in (first, second, third):
         check_component(component, index=index, folder=parent)
-    return Networks(autoencoder, denoiser, representation=representation, dtype=dtype).to(place)
+    networks = Networks(autoencoder, denoiser, representation=representation, dtype=dtype).to(place)
+    if place.type == "cpu":
+        to_channels_last(networks)
+    return networks

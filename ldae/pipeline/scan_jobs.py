@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scan verbs do: scans in, a BIDS derivative (or a table of codes) and a JSON record out."""
+"""What the scan verbs do: scans in, a BIDS derivative and result.json out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ldae.diffusion.samplers import Solver
 from ldae.errors import InputError
 from ldae.pipeline.code import Code
 from ldae.pipeline.derivatives import Derivative, ScanName, check_names, number_label
-from ldae.pipeline.embeddings import write_embeddings
 from ldae.pipeline.head_folder import load_head
 from ldae.pipeline.interpolation import check_fractions
 from ldae.pipeline.manipulation import Manipulation
@@ -65,7 +64,7 @@ class JobResult:
 
     Attributes:
         result: The JSON file that lists it.
-        paths: The files with scans or codes.
+        paths: The NIfTI files.
         novelty: How far each source lies outside of the training scans.
     """
 
@@ -277,20 +276,6 @@ def _told(made: Manipulation) -> dict[str, Any]:
     }
 
 
-def embed_scans(
-    pipeline: LDAEPipeline, scans: Sequence[InputScan], *, out: str | Path, progress: bool = False
-) -> JobResult:
-    """Write the semantic codes of scans as a Parquet file, and a JSON file of the same name beside it."""
-    out = Path(out)
-    paths = [scan.path for scan in scans]
-    result = JobResult(out.with_suffix(".json"), [out])
-    write_embeddings(pipeline.embed(paths, progress=progress), out)
-    novelty = pipeline.novelty(paths)
-    result.novelty = {str(path): found for path, found in zip(paths, novelty, strict=True)}
-    write_json(result.result, _document("embed", pipeline, result, outputs=[{"path": str(out)}]))
-    return result
-
-
 def check_scans(pipeline: LDAEPipeline, paths: Sequence[str | Path]) -> list[ScanCheck]:
     """What preprocessing does to each scan, and how far it lies outside of the training scans.
 
@@ -374,17 +359,12 @@ class _Job:
 
     def finish(self, verb: str) -> JobResult:
         """Write the record."""
-        write_json(self.result.result, _document(verb, self.pipeline, self.result, outputs=self.records))
+        document = {
+            "verb": verb,
+            "ldae_version": __version__,
+            "pipeline": {"folder": str(self.pipeline.folder), "sha256": self.pipeline.sha256},
+            "sources": {path: novelty.to_dict() for path, novelty in self.result.novelty.items()},
+            "outputs": self.records,
+        }
+        write_json(self.result.result, document)
         return self.result
-
-
-def _document(
-    verb: str, pipeline: LDAEPipeline, result: JobResult, *, outputs: list[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "verb": verb,
-        "ldae_version": __version__,
-        "pipeline": {"folder": str(pipeline.folder), "sha256": pipeline.sha256},
-        "sources": {path: novelty.to_dict() for path, novelty in result.novelty.items()},
-        "outputs": outputs,
-    }

@@ -30,7 +30,7 @@ class TrainingStatistics:
         mean: Mean of the training codes [D].
         std: Standard deviation of the training codes [D].
         whitening: Inverse square root of the covariance of (code - mean) / std, [D, D].
-        ranges: 0.5th and 99.5th percentile over training scans of each measure, by its name.
+        ranges: 0.5th and 99.5th percentile of the training scans by the name of the measure.
         scans: Number of training scans.
         sha256: Hash of the saved component, empty before it is saved.
     """
@@ -152,5 +152,8 @@ def _distances_of_unseen(whitened: NDArray[np.float64], *, subjects: Sequence[st
 
 
 def _central_range(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, CENTRAL_PERCENTILES)
-    return float(low), float(high)
+    # Rounded outwards: of a few scans it is the smallest and the largest.
+    low, high = CENTRAL_PERCENTILES
+    return float(np.percentile(values, low, method="lower")), float(
+        np.percentile(values, high, method="higher")
+    )

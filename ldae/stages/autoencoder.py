@@ -109,10 +109,10 @@ class AutoencoderStage(Stage):
         """One Adam for the autoencoder, one for the discriminator."""
         # Lightning counts every step of either optimiser, the schedules those of their own
         total = max(1, self.total_steps // self.accumulate)
-        pairs = [make_optimiser(self.optimiser_config, list(self.autoencoder.parameters()), total=total)]
+        pairs = [make_optimiser(self.optimiser_config, list(self.autoencoder.parameters()), phases=[total])]
         if self.discriminator is not None:
             parameters = list(self.discriminator.parameters())
-            pairs.append(make_optimiser(self.discriminator_config, parameters, total=total))
+            pairs.append(make_optimiser(self.discriminator_config, parameters, phases=[total]))
         return [{"optimizer": optimiser, "lr_scheduler": schedule} for optimiser, schedule in pairs]
 
     @property

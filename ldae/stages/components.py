@@ -94,7 +94,7 @@ def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representati
     semantic = dict(config["encoder"])
     semantic["backbone"] = BackboneConfig(**semantic["backbone"])
     # the weights follow: never look for pretrained ones
-    semantic["backbone"].init_args.update({name: False for name in ("pretrained",) if name in semantic["backbone"].init_args})
+    semantic["backbone"].arguments.update({name: False for name in ("pretrained",) if name in semantic["backbone"].arguments})
     encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
     estimator = GradientEstimator(
         EstimatorConfig(**config["estimator"]),

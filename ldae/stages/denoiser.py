@@ -79,7 +79,7 @@ class DenoiserStage(Stage):
     def configure_optimizers(self) -> Any:
         """Adam over the UNet."""
         optimiser, schedule = make_optimiser(
-            self.optimiser_config, list(self.unet.parameters()), total=self.total_steps
+            self.optimiser_config, list(self.unet.parameters()), phases=[self.total_steps]
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ldae.data.artefact import Component, component_sha256, save_component
 from ldae.diffusion.model import GuidedDiffusion
 from ldae.diffusion.prediction import add_noise
 from ldae.errors import CheckpointError
+from ldae.nets.blocks import zeroed
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.stages.components import load_denoiser
@@ -30,10 +32,17 @@ class WarmStartConfig:
     Attributes:
         epochs: Epochs of regression alone before the diffusion loss; 0 as published.
         weight: Weight of the regression term beside the diffusion loss afterwards; 0 as published.
+        lr: Highest learning rate of the linear layer, which may be larger than that of the encoder.
     """
 
     epochs: int = 0
     weight: float = 0.0
+    lr: float = 1e-3
+
+    @property
+    def active(self) -> bool:
+        """Whether there is any regression."""
+        return self.epochs > 0 or self.weight > 0
 
 
 class Learned(nn.Module):
@@ -99,7 +108,12 @@ class RepresentationStage(Stage):
                 code_size=self.encoder_config.code_size,
                 latent_shape=(shape[1], shape[2], shape[3]),
             )
-            self.regressor = nn.Linear(self.encoder_config.code_size, int(torch.tensor(shape).prod()))
+            # where the estimator lays the code out as a latent, the warm start trains that very layer
+            self.own_regressor = (
+                zeroed(nn.Linear(self.encoder_config.code_size, math.prod(shape)))
+                if self.warm_start.active and estimator.place is None
+                else None
+            )
         self.learned = Learned(encoder, estimator)
         self.ema = ExponentialAverage(self.learned, decay=self.ema_decay)
         self.frozen = denoiser.unet.requires_grad_(False)
@@ -130,8 +144,15 @@ class RepresentationStage(Stage):
 
     def configure_optimizers(self) -> Any:
         """Adam over encoder, estimator and the regression of the warm start."""
-        parameters = [*self.learned.parameters(), *self.regressor.parameters()]
-        optimiser, schedule = make_optimiser(self.optimiser_config, parameters, total=self.total_steps)
+        regressor = list(self.regressor.parameters()) if self.regressor is not None else []
+        known = {id(parameter) for parameter in regressor}
+        others = [parameter for parameter in self.learned.parameters() if id(parameter) not in known]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if regressor:
+            groups.append({"params": regressor, "lr": self.warm_start.lr})
+        warm = round(self.total_steps * self.warm_start.epochs / max(1, self.trainer.max_epochs or 1))
+        phases = [warm, self.total_steps - warm] if 0 < warm < self.total_steps else [self.total_steps]
+        optimiser, schedule = make_optimiser(self.optimiser_config, groups, phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
@@ -139,8 +160,14 @@ class RepresentationStage(Stage):
         super().optimizer_step(epoch, batch_index, optimizer, closure)
         self.ema.update(self.learned)
 
+    @property
+    def regressor(self) -> nn.Linear | None:
+        """The linear layer of the regression."""
+        return self.learned.estimator.place if self.own_regressor is None else self.own_regressor
+
     def regression_loss(self, y: Tensor, z0: Tensor) -> Tensor:
         """Mean squared error of the latents regressed from the codes."""
+        assert self.regressor is not None
         return functional.mse_loss(self.regressor(y).float(), z0.flatten(1))
 
     def diffusion_loss(self, learned: Learned, z0: Tensor, t: Tensor, noise: Tensor, y: Tensor) -> Tensor:

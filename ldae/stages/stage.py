@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,10 +40,21 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
-def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
-    """The learning rate at an optimiser step as a share of its highest value."""
+def learning_rate_factor(config: OptimiserConfig, step: int, *, phases: Sequence[int]) -> float:
+    """The learning rate at an optimiser step as a share of its highest value.
+
+    Args:
+        config: The schedule.
+        step: Optimiser steps taken so far.
+        phases: Optimiser steps of each phase of the training; the schedule starts again in each.
+    """
     if config.schedule == "constant":
         return 1.0
+    phase = 0
+    while phase < len(phases) - 1 and step >= phases[phase]:
+        step -= phases[phase]
+        phase += 1
+    total = phases[phase]
     rise = max(1, round(config.warmup * total))
     if step < rise:
         return (step + 1) / rise
@@ -51,13 +63,11 @@ def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> floa
 
 
 def make_optimiser(
-    config: OptimiserConfig, parameters: list[torch.nn.Parameter] | list[dict[str, Any]], *, total: int
+    config: OptimiserConfig, parameters: list[torch.nn.Parameter] | list[dict[str, Any]], *, phases: Sequence[int]
 ) -> tuple[Optimizer, LambdaLR]:
-    """Adam over `parameters` with its schedule over `total` optimiser steps."""
-    optimiser = torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
-    return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total))
+    """Adam over `parameters` with its schedule over the optimiser steps of each phase."""
+    optimiser = torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, phases=phases))
 
 
 class Stage(LightningModule):

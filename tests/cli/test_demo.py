@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's list of commands: what runs again, where it stops, what it times. The verbs are tested elsewhere."""
+"""The demo's list of commands: what runs again, where it stops, what it times. Verbs are tested elsewhere."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_other_errors_are_not_hidden(ldae, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_file_error_of_the_system_is_put_into_words(ldae, monkeypatch: pytest.MonkeyPatch) -> None:
     from ldae.cli.verbs import split
 
-    monkeypatch.setattr(split, "run", lambda args: open(args.cohort))
+    monkeypatch.setattr(split, "run", lambda args: args.cohort.read_text())
     said = ldae("split", "--cohort", "no/such.csv")
     assert said.code == 2
     assert said.err == "ldae: no/such.csv must exist, but there is no such file or folder.\n"
@@ -130,3 +130,19 @@ def test_a_split_is_drawn_once(ldae, tmp_path: Path) -> None:
     said = ldae("split", "--cohort", cohort)
     assert said.code == 2
     assert "--overwrite" in said.err
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "code", "comparison", "counterfactual", "interpolation"])
+def test_every_measurement_takes_what_the_verb_gives(name: str) -> None:
+    from inspect import signature
+
+    from ldae.cli.verbs.evaluate import NAMES, OPTIONS
+
+    assert set(NAMES) == set(OPTIONS)
+    function = getattr(import_module(f"ldae.evaluation.{name}"), f"evaluate_{name}")
+    given = {"out", "run_dir", "seed", "device", "progress", *OPTIONS[name]}
+    given |= {"head"} if name == "counterfactual" else set()
+    parameters = signature(function).parameters
+    assert given <= set(parameters)
+    required = {key for key, value in parameters.items() if value.default is value.empty}
+    assert required <= given | {"pipeline", "cohort"}

@@ -97,9 +97,10 @@ def test_a_torn_run_leaves_nothing_that_counts(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(np, "save", interrupt)
-        cache.prepare([path])
+        with pytest.raises(KeyboardInterrupt):
+            cache.prepare([path])
     assert path not in cache
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".json"]
     cache.prepare([path])

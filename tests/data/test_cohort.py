@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ldae.data.cohort import CohortError, read_cohort, write_cohort
+from ldae.data.cohort import DIAGNOSES, SPLITS, CohortError, read_cohort, write_cohort
 from ldae.data.table import plain_column
 from ldae.errors import InputError
 
@@ -79,7 +80,7 @@ def test_round_trip_with_relative_paths(tmp_path: Path, blob: Blob) -> None:
 
 
 def test_every_fault_at_once_with_row_and_column(tmp_path: Path, blob: Blob) -> None:
-    """One cohort with everything that can be wrong; the header is row 1, and a quoted cell spans two lines."""
+    """One cohort with everything that can be wrong; the header is row 1, a quoted cell spans two lines."""
     for name in ("good", "twice", "visit1", "visit2", "old", "nodx", "empty"):
         blob(f"{name}.nii.gz")
     cut = blob("cut.nii.gz")
@@ -211,3 +212,12 @@ def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
     path = tmp_path / "cohort.csv"
     path.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"\r\ns1,1,a.nii,CN,70\r\n\r\n")
     assert read_cohort(path, check="table")["subject"].tolist() == ["s1"]
+
+
+def test_the_template_is_a_cohort_and_its_columns_are_explained() -> None:
+    folder = Path(__file__).parents[2] / "data"
+    frame = read_cohort(folder / "cohort_template.csv", check="table")
+    explained = json.loads((folder / "columns.json").read_text())
+    assert set(frame.columns) <= set(explained)
+    assert set(DIAGNOSES) == set(explained["diagnosis"]["Levels"])
+    assert set(SPLITS) == set(explained["split"]["Levels"])

@@ -77,7 +77,7 @@ def test_a_missing_stage_says_what_makes_it(own_run: Path, run_dir: Path) -> Non
 
 
 def test_stages_of_two_trainings_are_refused(own_run: Path, run_dir: Path, cohort: pd.DataFrame) -> None:
-    from tests.pipeline.conftest import save_stages
+    from tiny_pipeline import save_stages
 
     other = own_run / "other"
     save_stages(other, split=read_json(run_dir / "autoencoder" / "config.json")["split"], seed=5)

@@ -76,7 +76,7 @@ def test_a_second_time_writes_nothing_and_overwrite_all(own_run: Path) -> None:
 
 
 def test_a_scan_that_changed_is_compressed_again(own_run: Path, pipe: LDAEPipeline) -> None:
-    from tests.pipeline.conftest import write_scan
+    from tiny_pipeline import write_scan
 
     compress_cohort(own_run, device="cpu")
     row = open_store(own_run, pipe).index().iloc[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from argparse import Namespace
 from collections import OrderedDict
@@ -61,14 +62,18 @@ def test_safetensors_are_read_whatever_their_name(tmp_path: Path) -> None:
 def test_a_pickled_call_is_refused_and_not_made(tmp_path: Path, new_format: bool) -> None:
     path, mark = tmp_path / "trap.pt", tmp_path / "executed"
     torch.save({"state_dict": TENSORS, "x": Trap(mark)}, path, _use_new_zipfile_serialization=new_format)
-    with pytest.raises(InputError, match=r"asks for the class \w+\.system, which is not built here .* save_file"):
+    with pytest.raises(
+        InputError, match=r"asks for the class \w+\.system, which is not built here .*save_file"
+    ):
         read_checkpoint(path)
     assert not mark.exists()
 
 
 def test_a_foreign_class_is_named(tmp_path: Path) -> None:
     torch.save({"state_dict": TENSORS, "hyper_parameters": Namespace(lr=1)}, tmp_path / "last.ckpt")
-    with pytest.raises(InputError, match=r"last\.ckpt asks for the class argparse\.Namespace, .* would run code"):
+    with pytest.raises(
+        InputError, match=r"last\.ckpt asks for the class argparse\.Namespace, .* would run code"
+    ):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
@@ -78,7 +83,7 @@ def test_a_foreign_class_is_named(tmp_path: Path) -> None:
         (b"", "first bytes are those of neither"),
         (b"hello, this is a letter", "first bytes are those of neither"),
         (b"PK\x03\x04 and no more", "PytorchStreamReader|zip"),
-        (b"\x80\x02X\xff", "ran out|early|truncated|unpickling|Ran"),
+        (b"\x80\x02X\xff", "unpack requires"),
         (b"\x09\x00\x00\x00\x00\x00\x00\x00{nothing}", "header|expected"),
     ],
     ids=["empty", "text", "zip", "pickle", "safetensors"],
@@ -86,7 +91,9 @@ def test_a_foreign_class_is_named(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"whole PyTorch or safetensors file .*file\.pth is not: .*(?:{reason})"):
+    with pytest.raises(
+        InputError, match=rf"whole PyTorch or safetensors file .*file\.pth is not: .*(?:{reason})"
+    ):
         read_checkpoint(path)
 
 
@@ -102,6 +109,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     ("document", "reason"),
     [
         ([1, 2], "it holds a list"),
+        ({"state_dict": torch.ones(1)}, "it holds a Tensor"),
         ({}, "it is empty"),
         ({"lr": 0.1, "a": torch.ones(1)}, r"its entries \['lr'\] are no tensors"),
     ],
@@ -110,6 +118,20 @@ def test_files_without_named_tensors_are_refused(tmp_path: Path, document: Any, 
     torch.save(document, tmp_path / "weights.pth")
     with pytest.raises(InputError, match=reason):
         read_checkpoint(tmp_path / "weights.pth")
+
+
+@pytest.mark.slow
+def test_a_changed_byte_is_harmless_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for new_format in (True, False):
+        torch.save(TENSORS, path, _use_new_zipfile_serialization=new_format)
+        whole = path.read_bytes()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(300):
+            place = int(torch.randint(len(whole), (), generator=generator))
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+            with contextlib.suppress(InputError):
+                assert all(isinstance(value, Tensor) for value in read_checkpoint(path).tensors.values())
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
@@ -130,16 +152,20 @@ def held(*prefixes: str) -> dict[str, Tensor]:
         (("one.", "two."), "two.", "two."),
     ],
 )
-def test_networks_are_found_by_their_anchor(prefixes: tuple[str, ...], asked: str | None, expected: str) -> None:
+def test_networks_are_found_by_their_anchor(
+    prefixes: tuple[str, ...], asked: str | None, expected: str
+) -> None:
     start, tensors = part_of(held(*prefixes), anchor="a.weight", prefix=asked, what="net")
     assert start == expected
     assert tensors.keys() == TENSORS.keys()
 
 
 def test_ambiguous_and_absent_networks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"one net, .* got several, under \['one\.', 'two\.'\]\. Give the prefix"):
+    with pytest.raises(
+        InputError, match=r"one net, .* got several, under \['one\.', 'two\.'\]\. Give the prefix"
+    ):
         part_of(held("one.", "two."), anchor="a.weight", what="net")
-    with pytest.raises(InputError, match="got none. Check the kind"):
+    with pytest.raises(InputError, match=r"got none\. Check the kind"):
         part_of(held("one.b"), anchor="a.weight", what="net")
 
 
@@ -147,7 +173,13 @@ def test_renaming_lists_every_fault() -> None:
     names = {"new.weight": "a.weight", "new.bias": "a.bias", "new.count": "a.count"}
     shapes = {"new.weight": torch.ones(3, 2), "new.bias": torch.ones(3), "new.count": torch.tensor(0)}
     with pytest.raises(CheckpointError) as caught:
-        renamed({**TENSORS, "z": torch.ones(1), "dead": torch.ones(1)}, names, shapes=shapes, without=["dead"], what="net")
+        renamed(
+            {**TENSORS, "z": torch.ones(1), "dead": torch.ones(1)},
+            names,
+            shapes=shapes,
+            without=["dead"],
+            what="net",
+        )
     assert str(caught.value) == (
         "Keys of the net must be those of its architecture: missing ['a.bias'], unexpected ['z'], "
         "other shape ['a.weight (2, 3) for (3, 2)']."

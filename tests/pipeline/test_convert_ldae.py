@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published LDAE layout against its forward pass, restated here in plain functions over the published names."""
+"""The published LDAE layout against its forward pass, restated in plain functions over the published names."""
 
 from __future__ import annotations
 
@@ -67,14 +67,18 @@ class Published:
     head_channels: int = -1
     heads_first: bool = True
 
-    def residual(self, w: Weights, name: str, x: Tensor, t: Tensor, *, y: Tensor | None, width: int, step: int = 0):
+    def residual(
+        self, w: Weights, name: str, x: Tensor, t: Tensor, *, y: Tensor | None, width: int, step: int = 0
+    ):
         h = functional.silu(w.norm(f"{name}.in_layers.0", x))
         if step < 0:
             h, x = (functional.avg_pool3d(value, (1, 2, 2)) for value in (h, x))
         if step > 0:
             h, x = (value.repeat_interleave(2, 3).repeat_interleave(2, 4) for value in (h, x))
         h = w.norm(f"{name}.out_layers.0", w.conv(f"{name}.in_layers.2", h, width))
-        scale, bias = w.linear(f"{name}.emb_layers.1", functional.silu(t), 2 * width)[..., None, None, None].chunk(2, 1)
+        scale, bias = w.linear(f"{name}.emb_layers.1", functional.silu(t), 2 * width)[
+            ..., None, None, None
+        ].chunk(2, 1)
         h = h * (1 + scale) + bias
         if y is not None:
             code = w.linear(f"{name}.emb_z_layers.1", functional.silu(y), 2 * width)
@@ -117,7 +121,15 @@ class Published:
                 skips.append(h)
         return embedding, h, skips
 
-    def rise(self, w: Weights, features: tuple[Tensor, Tensor, list[Tensor]], *, start: str, y: Tensor | None, outputs: int):
+    def rise(
+        self,
+        w: Weights,
+        features: tuple[Tensor, Tensor, list[Tensor]],
+        *,
+        start: str,
+        y: Tensor | None,
+        outputs: int,
+    ):
         t, h, skips = features
         skips, width, place = list(skips), h.shape[1], 0
         h = self.residual(w, f"{start}middle_block.0", h, t, y=y, width=width)
@@ -161,7 +173,9 @@ FORMS = {
     "published": Published(),
     "no attention": Published(multipliers=(1, 2), blocks=1, attention=()),
     "heads of 32 channels": Published(multipliers=(1, 2), blocks=1, attention=(0, 1), head_channels=32),
-    "kinds first": Published(multipliers=(1, 2), blocks=1, attention=(1,), head_channels=32, heads_first=False),
+    "kinds first": Published(
+        multipliers=(1, 2), blocks=1, attention=(1,), head_channels=32, heads_first=False
+    ),
     "two heads": Published(multipliers=(1, 2), blocks=1, attention=(1,), heads=2),
 }
 
@@ -192,14 +206,19 @@ def test_first_axis_is_not_downsampled() -> None:
     form.unet(w, z, t)
     unet = convert_unet(w.state(), heads=Heads())
     assert unet.trunk(z, t).hidden.shape[2:] == (4, 2, 1)
-    with pytest.raises(InputError, match=r"sides along axes \(1, 2\) must be multiples of 4 for 3 levels, got \(5, 6, 4\)"):
+    with pytest.raises(
+        InputError, match=r"sides along axes \(1, 2\) must be multiples of 4 for 3 levels, got \(5, 6, 4\)"
+    ):
         unet(torch.zeros(1, 3, 5, 6, 4), t[:1])
 
 
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (Published(multipliers=(1, 2), attention=(0, 1), heads=2), r"one head or a fixed number of channels a head, got 2"),
+        (
+            Published(multipliers=(1, 2), attention=(0, 1), heads=2),
+            r"one head or a fixed number of channels a head, got 2",
+        ),
         (Published(multipliers=(2, 3)), "first level 1 times its base of 32 channels, got 128 and 64"),
     ],
 )
@@ -279,7 +298,10 @@ class Encoder:
 
     def state(self) -> dict[str, Tensor]:
         backbone = {f"backbone.backbone.{name}": value for name, value in self.backbone.state_dict().items()}
-        aliases = {f"slice_distributed.module.{name.removeprefix('backbone.')}": value for name, value in backbone.items()}
+        aliases = {
+            f"slice_distributed.module.{name.removeprefix('backbone.')}": value
+            for name, value in backbone.items()
+        }
         return {**backbone, **aliases, "positional_encoding.pe": self.pe, **self.weights.tensors}
 
 
@@ -299,7 +321,7 @@ def test_semantic_encoder_computes_the_same(encoder: Encoder) -> None:
     assert float((code - expected).abs().max()) < PARITY
     assert expected.std() > 0.1
     assert attention.shape == (2, SIZE[2])
-    assert new.config.backbone.init_args == {"name": "convnext_tiny", "pretrained": False}
+    assert new.config.backbone.arguments == {"name": "convnext_tiny", "pretrained": False}
 
 
 def test_longer_positional_code_serves_fewer_slices(encoder: Encoder) -> None:
@@ -310,11 +332,31 @@ def test_longer_positional_code_serves_fewer_slices(encoder: Encoder) -> None:
     ("changes", "error", "message"),
     [
         ({"positional_encoding.pe": torch.zeros(1, 4, 768)}, InputError, "must be the sinusoidal code"),
-        ({"positional_encoding.pe": torch.zeros(1, 3, 768)}, InputError, r"cover the 4 slices of axial scans .* got \(1, 3, 768\)"),
-        ({"backbone.backbone.features.0.0.weight": torch.zeros(64, 1, 4, 4)}, InputError, r"must be one of torchvision's convnext_tiny"),
-        ({"slice_distributed.module.backbone.features.0.0.bias": torch.zeros(96)}, CheckpointError, "the same module, but 1 keys differ"),
-        ({"soft_attention.other.bias": torch.zeros(1)}, CheckpointError, r"unexpected \['soft_attention\.other\.bias'\]"),
-        ({"key_projection.weight": torch.zeros(2, 768)}, CheckpointError, r"key_projection\.weight \(2, 768\) for \(768, 768\)"),
+        (
+            {"positional_encoding.pe": torch.zeros(1, 3, 768)},
+            InputError,
+            r"cover the 4 slices of axial scans .* got \(1, 3, 768\)",
+        ),
+        (
+            {"backbone.backbone.features.0.0.weight": torch.zeros(64, 1, 4, 4)},
+            InputError,
+            r"must be one of torchvision's convnext_tiny",
+        ),
+        (
+            {"slice_distributed.module.backbone.features.0.0.bias": torch.zeros(96)},
+            CheckpointError,
+            "the same module, but 1 keys differ",
+        ),
+        (
+            {"soft_attention.other.bias": torch.zeros(1)},
+            CheckpointError,
+            r"unexpected \['soft_attention\.other\.bias'\]",
+        ),
+        (
+            {"key_projection.weight": torch.zeros(2, 768)},
+            CheckpointError,
+            r"key_projection\.weight \(2, 768\) for \(768, 768\)",
+        ),
     ],
     ids=["learned positions", "too few positions", "backbone", "alias", "unexpected", "shape"],
 )
@@ -322,8 +364,13 @@ def test_faulty_encoders_are_refused(
     encoder: Encoder, changes: dict[str, Tensor], error: type[Exception], message: str
 ) -> None:
     state = encoder.state()
-    if "slice_distributed.module.backbone.features.0.0.bias" not in changes and "backbone.backbone.features.0.0.weight" in changes:
-        state["slice_distributed.module.backbone.features.0.0.weight"] = changes["backbone.backbone.features.0.0.weight"]
+    if (
+        "slice_distributed.module.backbone.features.0.0.bias" not in changes
+        and "backbone.backbone.features.0.0.weight" in changes
+    ):
+        state["slice_distributed.module.backbone.features.0.0.weight"] = changes[
+            "backbone.backbone.features.0.0.weight"
+        ]
     with pytest.raises(error, match=message):
         convert_encoder({**state, **changes}, size=SIZE)
 
@@ -339,7 +386,7 @@ def hollow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lightning_state(encoder: Encoder) -> tuple[dict[str, Tensor], Autoencoder, RaisedWeights]:
-    """Everything that a published checkpoint of stage 3 holds; the running copies differ from the averages."""
+    """What a published checkpoint of stage 3 holds; the running copies differ from the averages."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(AutoencoderConfig(channels=(8, 16), res_blocks=1, groups=8))
     w, form = RaisedWeights(), Published(multipliers=(1, 2), blocks=1)
@@ -369,7 +416,9 @@ def test_stage_3_checkpoint_becomes_three_components(encoder: Encoder, tmp_path:
     done = convert_checkpoint(tmp_path / "best.ckpt", tmp_path / "run", kind="ldae", options=OPTIONS)
     autoencoder, stage1 = load_autoencoder(tmp_path / "run" / "autoencoder")
     denoiser, stage2 = load_denoiser(tmp_path / "run" / "denoiser")
-    representation, stage3 = load_representation(tmp_path / "run" / "representation", unet=denoiser.unet.config)
+    representation, stage3 = load_representation(
+        tmp_path / "run" / "representation", unet=denoiser.unet.config
+    )
     x, z, t = torch.rand(1, 1, *SIZE), torch.randn(1, 3, *LATENT), torch.tensor([300])
     form = Published(multipliers=(1, 2), blocks=1)
     with torch.no_grad():
@@ -414,7 +463,9 @@ def test_stage_2_checkpoint_becomes_two_components(encoder: Encoder, tmp_path: P
     kept = {
         name.replace("decoder.", "unet.", 1) if not name.startswith("vae.") else name: value
         for name, value in state.items()
-        if not name.startswith(("encoder.", "ema_encoder.")) and ".shift_" not in name and ".label_emb." not in name
+        if not name.startswith(("encoder.", "ema_encoder."))
+        and ".shift_" not in name
+        and ".label_emb." not in name
     }
     torch.save({"state_dict": kept, "hyper_parameters": ARGUMENTS}, tmp_path / "last.ckpt")
     done = convert_checkpoint(tmp_path / "last.ckpt", tmp_path / "run", kind="ldae", options=OPTIONS)
@@ -424,7 +475,10 @@ def test_stage_2_checkpoint_becomes_two_components(encoder: Encoder, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"timesteps_args": {"betas_type": "cosine"}}, "noise schedule must be linear, got betas_type 'cosine'"),
+        (
+            {"timesteps_args": {"betas_type": "cosine"}},
+            "noise schedule must be linear, got betas_type 'cosine'",
+        ),
         ({"enc_args": {"num_heads": 4}}, "must have 8 attention heads, got 4"),
     ],
 )
@@ -443,7 +497,9 @@ def test_a_missing_part_is_asked_for(encoder: Encoder, tmp_path: Path) -> None:
     state, _, _ = lightning_state(encoder)
     part = {name: value for name, value in state.items() if not name.startswith(("encoder.", "ema_encoder."))}
     torch.save({"state_dict": hollow(part), "hyper_parameters": ARGUMENTS}, tmp_path / "part.ckpt")
-    with pytest.raises(InputError, match=r"One file must hold the semantic encoder, got 0 of 1 .*part\.ckpt\. Add its file"):
+    with pytest.raises(
+        InputError, match=r"One file must hold the semantic encoder, got 0 of 1 .*part\.ckpt\. Add its file"
+    ):
         convert_checkpoint(tmp_path / "part.ckpt", tmp_path / "run", kind="ldae", options=OPTIONS)
 
 
@@ -451,5 +507,7 @@ def test_size_must_suit_the_autoencoder(encoder: Encoder, tmp_path: Path) -> Non
     state, _, _ = lightning_state(encoder)
     torch.save({"state_dict": hollow(state), "hyper_parameters": ARGUMENTS}, tmp_path / "best.ckpt")
     options = replace(OPTIONS, spec=PreprocessingSpec(size=(32, 33, 16)))
-    with pytest.raises(InputError, match=r"size must be multiples of 2, the autoencoder's factor, got \[32, 33, 16\]"):
+    with pytest.raises(
+        InputError, match=r"size must be multiples of 2, the autoencoder's factor, got \[32, 33, 16\]"
+    ):
         convert_checkpoint(tmp_path / "best.ckpt", tmp_path / "run", kind="ldae", options=options)

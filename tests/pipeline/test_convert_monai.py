@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ldae.errors import CheckpointError, InputError
 from ldae.nets.autoencoder import AutoencoderConfig
-from ldae.data.spec import PreprocessingSpec
 from ldae.pipeline.convert import ConversionOptions, convert_checkpoint
 from ldae.pipeline.convert_monai import convert_autoencoder, convert_diffusion_unet, infer_autoencoder_config
 from ldae.stages.components import load_autoencoder
@@ -37,7 +36,9 @@ def randomised(module: nn.Module) -> Any:
 
 
 def old_autoencoder(attention: str = "levels and nonlocal", **changes: Any) -> Any:
-    nets = pytest.importorskip("generative.networks.nets", reason="needs monai-generative: pip install -e '.[test]'")
+    nets = pytest.importorskip(
+        "generative.networks.nets", reason="needs monai-generative: pip install -e '.[test]'"
+    )
     levels, nonlocal_attention = ATTENTION[attention]
     arguments = {
         "spatial_dims": 3,
@@ -56,7 +57,9 @@ def old_autoencoder(attention: str = "levels and nonlocal", **changes: Any) -> A
 
 
 def old_unet(**changes: Any) -> tuple[Any, dict[str, Any]]:
-    nets = pytest.importorskip("generative.networks.nets", reason="needs monai-generative: pip install -e '.[test]'")
+    nets = pytest.importorskip(
+        "generative.networks.nets", reason="needs monai-generative: pip install -e '.[test]'"
+    )
     arguments: dict[str, Any] = {
         "spatial_dims": 3,
         "in_channels": 3,
@@ -132,14 +135,21 @@ def test_lightning_checkpoint_becomes_a_component(tmp_path: Path) -> None:
     state = {f"autoencoder.{name}": value for name, value in old.state_dict().items()}
     state["discriminator.final.weight"] = torch.ones(2)
     torch.save({"state_dict": state, "hyper_parameters": {"lr": 1e-4}}, tmp_path / "stage1.ckpt")
-    done = convert_checkpoint(tmp_path / "stage1.ckpt", tmp_path / "autoencoder", kind="autoencoder", options=ConversionOptions(groups=8))
+    done = convert_checkpoint(
+        tmp_path / "stage1.ckpt",
+        tmp_path / "autoencoder",
+        kind="autoencoder",
+        options=ConversionOptions(groups=8),
+    )
     new, component = load_autoencoder(tmp_path / "autoencoder")
     x = torch.rand(1, 1, 8, 8, 8)
     with torch.no_grad():
         assert largest(new.encode(x)[0], old.encode(x)[0]) < PARITY
     assert done.components == {str(tmp_path / "autoencoder"): component.sha256}
     assert "discriminator.final.weight" in done.left_out
-    assert sum("proj_attn" in name for name in done.left_out) == 2 * len([k for k in state if k.endswith("to_q.weight")])
+    assert sum("proj_attn" in name for name in done.left_out) == 2 * len(
+        [k for k in state if k.endswith("to_q.weight")]
+    )
 
 
 def test_groups_come_from_lightning_arguments(tmp_path: Path) -> None:

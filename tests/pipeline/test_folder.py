@@ -58,7 +58,9 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path, folder: Path, load: Load) 
     with pytest.raises(FileNotFoundError, match=r"model_index\.json is missing.*ldae assemble"):
         LDAEPipeline.from_pretrained(tmp_path / "nothing")
     write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
-    with pytest.raises(CheckpointError, match="must be the index of a LDAEPipeline, got 'StableDiffusionPipeline'"):
+    with pytest.raises(
+        CheckpointError, match="must be the index of a LDAEPipeline, got 'StableDiffusionPipeline'"
+    ):
         load()
 
 
@@ -98,7 +100,7 @@ def test_tampered_configuration(folder: Path, load: Load) -> None:
 @pytest.fixture(scope="module")
 def other_run(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages of another training on the same cohort."""
-    from tests.pipeline.conftest import save_stages
+    from tiny_pipeline import save_stages
 
     folder = tmp_path_factory.mktemp("other")
     split = read_json(run_dir / "autoencoder" / "config.json")["split"]

@@ -58,7 +58,9 @@ def test_nothing_learns(networks: Networks, volumes: Tensor) -> None:
     assert not networks.describe(volumes).requires_grad
 
 
-def test_reduced_precision_keeps_the_state_in_float32(run_dir: Path, pipe: LDAEPipeline, scans: list[str]) -> None:
+def test_reduced_precision_keeps_the_state_in_float32(
+    run_dir: Path, pipe: LDAEPipeline, scans: list[str]
+) -> None:
     reduced = LDAEPipeline.from_pretrained(run_dir / "pipeline", device="cpu", dtype=torch.bfloat16)
     code, exact = reduced.encode(scans[0], steps=3), pipe.encode(scans[0], steps=3)
     assert code.stochastic.dtype == torch.float32
@@ -86,7 +88,9 @@ def test_batches_shrink_with_the_scan() -> None:
 def test_devices() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(InputError, match="device must be auto, cpu, or one that this machine has, got 'toaster'"):
+    with pytest.raises(
+        InputError, match="device must be auto, cpu, or one that this machine has, got 'toaster'"
+    ):
         choose_device("toaster")
 
 

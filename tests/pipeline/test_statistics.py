@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -95,17 +96,18 @@ def test_verdict_names_what_is_unusual() -> None:
 
 
 def test_nearer_than_usual_is_nothing_to_warn_of() -> None:
-    novelty = Novelty((Measure("code distance", 1.0, 5.1, 14.9), Measure("reconstruction error", 0.0, 0.1, 0.2)))
+    novelty = Novelty(
+        (Measure("code distance", 1.0, 5.1, 14.9), Measure("reconstruction error", 0.0, 0.1, 0.2))
+    )
     assert novelty.inside
     assert novelty.verdict.endswith("within what this pipeline was trained on")
     assert novelty.to_dict()["measures"]["code_distance"] == {"value": 1.0, "training": [5.1, 14.9]}
 
 
-def test_training_scans_lie_inside_and_noise_far_outside(
-    pipe: LDAEPipeline, cohort, tmp_path: Path  # noqa: ANN001
-) -> None:
+def test_training_scans_lie_inside_and_noise_far_outside(pipe: LDAEPipeline, cohort: pd.DataFrame) -> None:
     train = list(cohort.loc[cohort["split"] == "train", "path"])
-    assert sum(novelty.inside for novelty in pipe.novelty(train)) >= len(train) - 2
+    # the ranges are those of the cached scans, which are rounded to float16
+    assert max(measure.excess for novelty in pipe.novelty(train) for measure in novelty.measures) < 0.02
     scan = pipe.read(train[0])
     noise = scan.like(torch.rand(scan.data.shape, generator=torch.Generator().manual_seed(0)))
     verdict = pipe.novelty([noise])[0].verdict

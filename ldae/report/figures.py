@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of the report: arrays in, matplotlib figures out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+INK, QUIET, GRID = "#1f2328", "#6b7280", "#e3e5e8"
+BLUE, RUST, GOLD = "#2b5c8a", "#b5482f", "#c19a3d"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+}
+DOTS_PER_INCH = 150
+WIDTH = 9.6  # inches: the text's width of the page
+TILE = 1.45  # inches a picture at least
+MOST_TILE = 2.3
+PLANES = ("axial", "coronal", "sagittal")
+BRAIN = 0.08  # of the intensity range: what counts as head when pictures are cropped
+MARGIN = 2
+
+Volume = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A volume and how it is shown.
+
+    Attributes:
+        title: What stands above it.
+        volume: [X, Y, Z] in RAS.
+        kind: "image" in [0, 1], "difference" around 0, or "spread" from 0.
+    """
+
+    title: str
+    volume: Volume
+    kind: Literal["image", "difference", "spread"] = "image"
+
+
+def encode_png(figure: Figure) -> str:
+    """A figure as a data URI of a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def volume_figure(
+    panels: Sequence[Panel], *, spacing: Sequence[float] = (1, 1, 1), planes: Sequence[str] = PLANES
+) -> Figure:
+    """Volumes side by side, a row a plane, cut through the middle of the first one's head.
+
+    Differences share one scale, which their colour bar tells; so do spreads.
+
+    Args:
+        panels: Volumes of one size.
+        spacing: Edges of a voxel in mm.
+        planes: Which planes, of "axial", "coronal", "sagittal".
+    """
+    box = head_box(panels[0].volume)
+    limits = {kind: _limit([p.volume for p in panels if p.kind == kind]) for kind in ("difference", "spread")}
+    tile = float(np.clip(WIDTH / (len(panels) + 0.6), TILE, MOST_TILE))
+    shapes = [cut(panels[0].volume, plane=plane, box=box).shape for plane in planes]
+    edges = [_plane_spacing(spacing, plane) for plane in planes]
+    heights = [shape[0] * edge[0] / (shape[1] * edge[1]) for shape, edge in zip(shapes, edges, strict=True)]
+    bars = [kind for kind in limits if any(panel.kind == kind for panel in panels)]
+    size = tile * len(panels) + 0.75 * bool(bars), tile * sum(heights) + 0.3
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr]
+        axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
+        shown = {}
+        for column, panel in enumerate(panels):
+            for row, plane in enumerate(planes):
+                axis = axes[row, column]
+                picture = cut(panel.volume, plane=plane, box=box)
+                aspect = edges[row][0] / edges[row][1]
+                shown[panel.kind] = _show(
+                    axis, picture, panel.kind, limit=limits.get(panel.kind, 1), aspect=aspect
+                )
+            axes[0, column].set_title(panel.title, fontsize=8.5, loc="center", pad=4)
+        for kind in bars:
+            bar = figure.colorbar(shown[kind], ax=axes, shrink=0.55, aspect=26, pad=0.01)
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(labelsize=7, length=2)
+            bar.set_label("difference" if kind == "difference" else "standard deviation", fontsize=7.5)
+    return figure
+
+
+def _show(axis: Axes, picture: Volume, kind: str, *, limit: float, aspect: float) -> object:
+    ranges = {"image": (0, 1, "gray"), "difference": (-limit, limit, "RdBu_r"), "spread": (0, limit, "magma")}
+    low, high, colours = ranges[kind]
+    axis.set_axis_off()
+    return axis.imshow(
+        picture, vmin=low, vmax=high, cmap=colours, origin="lower", aspect=aspect, interpolation="bilinear"
+    )
+
+
+def _limit(volumes: Sequence[Volume]) -> float:
+    """Symmetric limit of the colour scale: nearly all voxels lie within, and it is a round number."""
+    if not volumes:
+        return 1.0
+    largest = max(float(np.percentile(np.abs(volume), 99.5)) for volume in volumes)
+    return max(round(largest, 2), 0.02)
+
+
+def _plane_spacing(spacing: Sequence[float], plane: str) -> tuple[float, float]:
+    """Height and width of a picture's element in mm."""
+    x, y, z = spacing
+    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[plane]
+
+
+def head_box(volume: Volume) -> tuple[tuple[int, int], ...]:
+    """First and last voxel of the head along each axis, with a margin."""
+    inside = np.argwhere(volume > BRAIN)
+    if not len(inside):
+        return tuple((0, side) for side in volume.shape)
+    lows, highs = inside.min(axis=0) - MARGIN, inside.max(axis=0) + MARGIN + 1
+    return tuple(
+        (max(0, int(low)), min(side, int(high)))
+        for low, high, side in zip(lows, highs, volume.shape, strict=True)
+    )
+
+
+def cut(volume: Volume, *, plane: str, box: tuple[tuple[int, int], ...]) -> Volume:
+    """The middle slice of a box of a RAS volume, rows upwards: [height, width]."""
+    (x0, x1), (y0, y1), (z0, z1) = box
+    inner = volume[x0:x1, y0:y1, z0:z1]
+    x, y, z = (side // 2 for side in inner.shape)
+    # Off the midline by one voxel, where a ventricle lies rather than the wall between the two.
+    beside = min(x + max(1, round(0.06 * inner.shape[0])), inner.shape[0] - 1)
+    slices = {"axial": inner[:, :, z], "coronal": inner[:, y, :], "sagittal": inner[beside, :, :]}
+    return np.asarray(slices[plane].T)
+
+
+def target_curves(targets: ArrayLike, volumes: ArrayLike, *, label: str) -> Figure:
+    """Measured volumes [subjects, targets] against wanted probabilities: a thin line each, their mean thick."""
+    wanted, measured = np.asarray(targets, float), np.asarray(volumes, float)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * WIDTH, 3.4), layout="constrained")
+        axis = figure.subplots()
+        axis.plot(wanted, measured.T, color=BLUE, alpha=0.22, linewidth=0.9)
+        axis.plot(
+            wanted, measured.mean(axis=0), color=RUST, linewidth=2.4, marker="o", markersize=4, label="mean"
+        )
+        axis.set(xlabel=f"wanted {label}", ylabel="measured ventricle volume, ml", xticks=wanted)
+        axis.set_title(f"{len(measured)} test subjects, a line each")
+        axis.legend(loc="upper left")
+    return figure
+
+
+def probe_figure(
+    truth: ArrayLike, score: ArrayLike, *, auc: float, known: ArrayLike, predicted: ArrayLike, r2: float
+) -> Figure:
+    """ROC curve of a class (left) and predicted against known volumes (right), held-out scans.
+
+    Args:
+        truth: Whether each scan is of the positive class [N].
+        score: Its probability [N].
+        auc: Area under the curve.
+        known: Known volumes [M], ml.
+        predicted: Predicted volumes [M], ml.
+        r2: Share of their variance that is explained.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * 0.86, 3.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _roc(left, np.asarray(truth, bool), np.asarray(score, float))
+        left.set_title(f"AD against CN, AUC {auc:.3f}")
+        first, second = np.asarray(known, float), np.asarray(predicted, float)
+        limits = _padded(np.concatenate([first, second]))
+        right.plot(limits, limits, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        right.scatter(first, second, s=11, color=BLUE, alpha=0.6, linewidths=0)
+        right.set(
+            xlim=limits,
+            ylim=limits,
+            aspect="equal",
+            xlabel="known ventricle volume, ml",
+            ylabel="predicted from the code, ml",
+        )
+        right.set_title(f"ventricle volume, R² {r2:.3f}")
+    return figure
+
+
+def _roc(axis: Axes, truth: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+    order = np.argsort(-score, kind="stable")
+    hits = np.concatenate([[0], np.cumsum(truth[order]) / truth.sum()])
+    alarms = np.concatenate([[0], np.cumsum(~truth[order]) / (~truth).sum()])
+    axis.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+    axis.plot(alarms, hits, color=BLUE)
+    axis.fill_between(alarms, hits, color=BLUE, alpha=0.08, linewidth=0)
+    axis.set(
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+        xlabel="CN taken for AD",
+        ylabel="AD recognised",
+    )
+
+
+def _padded(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    edge = 0.05 * max(high - low, 1e-6)
+    return low - edge, high + edge
+
+
+def line_figure(
+    lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    logarithmic: bool = False,
+) -> Figure:
+    """A few named lines over one axis, each as (x, y)."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * WIDTH, 3.2), layout="constrained")
+        _lines(figure.subplots(), lines, x=x, y=y, title=title, logarithmic=logarithmic)
+    return figure
+
+
+def training_figure(stages: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:
+    """The lines of each stage, a plot each, over optimiser steps."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        for axis, (stage, lines) in zip(
+            figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True
+        ):
+            _lines(axis, lines, x="optimiser steps", y="", title=stage, logarithmic=True)
+    return figure
+
+
+def _lines(
+    axis: Axes,
+    lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    logarithmic: bool,
+) -> None:
+    colours = (BLUE, RUST, GOLD, QUIET, INK)
+    for number, (name, (steps, values)) in enumerate(lines.items()):
+        few = np.size(steps) <= 40
+        axis.plot(
+            steps,
+            values,
+            label=name,
+            color=colours[number % len(colours)],
+            marker="o" if few else None,
+            markersize=3,
+            linewidth=1.6 if few else 1.1,
+        )
+    if logarithmic:
+        axis.set_yscale("log")
+        axis.grid(visible=True, which="minor", linewidth=0.3)
+    axis.set(xlabel=x, ylabel=y)
+    axis.set_title(title)
+    axis.legend()
+
+
+def attention_figure(weights: ArrayLike, picture: Volume, *, plane: str) -> Figure:
+    """How much each slice counts [N, S]: mean and spread over scans, under a picture of where slices lie.
+
+    Args:
+        weights: Rows that sum to one.
+        picture: A cut [height, width] whose width runs over the slices.
+        plane: Plane of the slices.
+    """
+    values = np.asarray(weights, float) * np.shape(weights)[1]
+    slices = np.arange(values.shape[1])
+    low, high = np.percentile(values, (10, 90), axis=0)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * WIDTH, 4.2), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.35, 1))
+        top.imshow(
+            picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="bilinear", aspect="auto"
+        )
+        top.set_axis_off()
+        bottom.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        bottom.fill_between(slices, low, high, color=BLUE, alpha=0.15, linewidth=0)
+        bottom.plot(slices, values.mean(axis=0), color=BLUE)
+        bottom.set(
+            xlabel=f"{plane} slice",
+            ylabel="weight, 1 is even",
+            xlim=(-0.5, len(slices) - 0.5),
+            ylim=(0, None),
+        )
+    return figure

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import mean_absolute_error, roc_auc_score
+
+from ldae.data.artefact import read_json
+from ldae.data.split import split_subjects
+from ldae.errors import InputError
+from ldae.evaluation.probes import fit_probe, is_fitted, read_metrics
+from ldae.pipeline.embeddings import read_embeddings, write_embeddings
+from ldae.pipeline.head_folder import load_head
+
+SUBJECTS, SIZE = 120, 6
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Codes whose first number says the diagnosis and whose second says the age, both with noise."""
+    random = np.random.default_rng(0)
+    severity = np.arange(SUBJECTS) % 3
+    codes = random.normal(size=(SUBJECTS, SIZE)).astype(np.float32)
+    frame = pd.DataFrame(
+        {
+            "subject": [f"s{number:03d}" for number in range(SUBJECTS)],
+            "session": "1",
+            "path": "scan.nii.gz",
+            "diagnosis": np.array(["CN", "MCI", "AD"])[severity],
+            "age": 70 + 8 * codes[:, 1] + random.normal(size=SUBJECTS),
+            "sex": np.array(["F", "M"])[np.arange(SUBJECTS) % 2],
+        }
+    )
+    frame["split"] = split_subjects(frame)
+    codes[:, 0] += 1.5 * severity
+    codes[:, 2] *= 100
+    frame = pd.concat([frame, pd.DataFrame(codes, columns=[f"y_{i:03d}" for i in range(SIZE)])], axis=1)
+    frame.attrs = {"pipeline": "p" * 64, "code_std": codes.std(axis=0).tolist()}
+    path = tmp_path_factory.mktemp("embeddings") / "embeddings.parquet"
+    write_embeddings(frame, path)
+    return path
+
+
+def test_diagnosis_is_ad_against_cn_on_test_subjects(embeddings: Path, tmp_path: Path) -> None:
+    folder = fit_probe(embeddings, target="diagnosis", out=tmp_path / "diagnosis")
+    metrics, predictions = read_metrics(folder), pd.read_csv(folder / "predictions.csv")
+    assert list(predictions.columns) == ["subject", "session", "split", "y_true", "y_pred", "p_AD", "p_CN"]
+    assert set(predictions["y_true"]) == {"AD", "CN"}
+    test = predictions[predictions["split"] == "test"]
+    assert metrics["auc"] == pytest.approx(roc_auc_score(test["y_true"] == "AD", test["p_AD"]))
+    assert metrics["auc"] > 0.9
+    assert metrics["scans_test"] == len(test)
+    assert metrics["auc_ci"][0] <= metrics["auc"] <= metrics["auc_ci"][1]
+    assert {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "nll", "brier", "ece"} < set(
+        metrics
+    )
+
+
+def test_the_head_can_be_read_and_leads_towards_ad(embeddings: Path, tmp_path: Path) -> None:
+    folder = fit_probe(embeddings, target="diagnosis", out=tmp_path / "diagnosis")
+    fitted, frame = load_head(folder), read_embeddings(embeddings)
+    assert fitted.pipeline == frame.attrs["pipeline"]
+    assert fitted.provenance["target"] == "diagnosis"
+    assert fitted.directions.shape == (1, SIZE)
+    assert fitted.directions[0].argmax() == 0
+    predictions = pd.read_csv(folder / "predictions.csv").set_index("subject")
+    row = frame[frame["diagnosis"] == "AD"].iloc[0]
+    code = row[[f"y_{i:03d}" for i in range(SIZE)]].to_numpy(dtype=float)[None]
+    chance = fitted.head.predict_proba(code)[0, 0]  # type: ignore[attr-defined]
+    assert chance == pytest.approx(predictions.loc[row["subject"], "p_AD"])
+
+
+def test_age_is_a_number(embeddings: Path, tmp_path: Path) -> None:
+    folder = fit_probe(embeddings, target="age", out=tmp_path / "age")
+    metrics, predictions = read_metrics(folder), pd.read_csv(folder / "predictions.csv")
+    test = predictions[predictions["split"] == "test"]
+    assert len(predictions) == SUBJECTS
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(test["y_true"], test["y_pred"]))
+    assert metrics["mae"] < 2
+    assert metrics["r2"] > 0.9
+
+
+def test_classes_can_be_chosen(embeddings: Path, tmp_path: Path) -> None:
+    three = fit_probe(embeddings, target="diagnosis", out=tmp_path / "three", classes=("CN", "MCI", "AD"))
+    assert {"p_AD", "p_CN", "p_MCI"} < set(pd.read_csv(three / "predictions.csv").columns)
+    sex = fit_probe(embeddings, target="sex", out=tmp_path / "sex", positive="F")
+    assert read_json(sex / "head.json")["state"]["parameters"]["positive_label"] == "F"
+
+
+def test_the_same_probe_is_not_fitted_again(embeddings: Path, tmp_path: Path) -> None:
+    folder = fit_probe(embeddings, target="age", out=tmp_path / "age")
+    before = (folder / "head.json").stat().st_mtime_ns
+    assert is_fitted(folder, embeddings=embeddings, target="age")
+    fit_probe(embeddings, target="age", out=folder)
+    assert (folder / "head.json").stat().st_mtime_ns == before
+    assert not is_fitted(folder, embeddings=embeddings, target="age", seed=1)
+    (folder / "predictions.csv").unlink()
+    fit_probe(embeddings, target="age", out=folder)
+    assert (folder / "predictions.csv").is_file()
+
+
+def test_what_cannot_be_predicted_is_said(embeddings: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"target must be a column of .*got 'height'\. It has: subject"):
+        fit_probe(embeddings, target="height", out=tmp_path)
+    with pytest.raises(InputError, match="must have scans in split train, got none of FTD"):
+        fit_probe(embeddings, target="diagnosis", out=tmp_path, classes=("CN", "FTD"))
+    with pytest.raises(InputError, match="classes must be left out for the numbers of 'age'"):
+        fit_probe(embeddings, target="age", out=tmp_path, classes=("CN",))
+    with pytest.raises(FileNotFoundError, match="ldae probe"):
+        read_metrics(tmp_path / "nothing")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ldae.data.split import split_hash
+from ldae.errors import CheckpointError, InputError
+from ldae.pipeline import pipeline as pipeline_room
+from ldae.pipeline.embeddings import code_array, code_columns, embed_cohort, read_embeddings
+from ldae.pipeline.pipeline import LDAEPipeline
+
+
+def embed(run_dir: Path, out: Path, **options: object) -> Path:
+    return embed_cohort(
+        run_dir / "pipeline",
+        run_dir / "cohort" / "cohort.csv",
+        out=out,
+        device="cpu",
+        cache=run_dir / "cache",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_file_holds_codes_and_hashes(
+    run_dir: Path, pipe: LDAEPipeline, cohort: pd.DataFrame, embeddings: pd.DataFrame, tmp_path: Path
+) -> None:
+    table = read_embeddings(embed(run_dir, tmp_path / "embeddings.parquet"))
+    assert list(table.columns) == list(embeddings.columns)
+    assert code_columns(table)[:2] == ["y_000", "y_001"]
+    # the cache holds float16
+    np.testing.assert_allclose(code_array(table), code_array(embeddings), atol=5e-3)
+    pd.testing.assert_frame_equal(table[["subject", "age", "site"]], cohort[["subject", "age", "site"]])
+    assert table.attrs["pipeline"] == pipe.sha256
+    assert table.attrs["split"] == split_hash(cohort) == pipe.split
+    np.testing.assert_allclose(table.attrs["code_std"], pipe.statistics.std)
+
+
+def test_a_second_time_does_nothing(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = embed(run_dir, tmp_path / "embeddings.parquet")
+    before = out.stat().st_mtime_ns
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("networks were loaded")
+
+    monkeypatch.setattr(pipeline_room, "load_networks", fail)
+    embed(run_dir, out)
+    assert out.stat().st_mtime_ns == before
+    with pytest.raises(AssertionError, match="networks were loaded"):
+        embed(run_dir, out, splits=["test"])
+    with pytest.raises(AssertionError, match="networks were loaded"):
+        embed(run_dir, out, overwrite=True)
+
+
+def test_only_some_splits(run_dir: Path, tmp_path: Path, pipe: LDAEPipeline) -> None:
+    table = read_embeddings(embed(run_dir, tmp_path / "test.parquet", splits=["test", "cal"]))
+    assert set(table["split"]) == {"test", "cal"}
+    # of the whole cohort, so that it can be compared with the pipeline's
+    assert table.attrs["split"] == pipe.split
+    with pytest.raises(InputError, match=r"splits must be among train, val, cal, test.*'all'"):
+        embed(run_dir, tmp_path / "all.parquet", splits=["all"])
+
+
+def test_another_split_than_the_pipeline_s_is_said(
+    run_dir: Path, cohort: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = cohort.assign(split="test")
+    with caplog.at_level(logging.WARNING):
+        embed_cohort(run_dir / "pipeline", rows, out=tmp_path / "a.parquet", device="cpu")
+    assert "none of its scans may count as held out" in caplog.text
+
+
+def test_scans_without_a_cohort(run_dir: Path, scans: list[str], tmp_path: Path) -> None:
+    out = embed_cohort(run_dir / "pipeline", scans[:2], out=tmp_path / "a.parquet", device="cpu")
+    table = read_embeddings(out)
+    assert list(table["subject"]) == ["sub-00", "sub-01"]
+    assert table["split"].isna().all()
+    assert table.attrs["split"] is None
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet is missing.*ldae embed"):
+        read_embeddings(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_text("subject,age")
+    with pytest.raises(CheckpointError, match="must be a Parquet file"):
+        read_embeddings(tmp_path / "b.parquet")
+    pd.DataFrame({"y_000": [1.0]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(CheckpointError, match="without its hashes"):
+        read_embeddings(tmp_path / "c.parquet")

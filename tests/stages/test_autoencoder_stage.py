@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+from torch.utils.data import DataLoader
+
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.stages.autoencoder import AutoencoderLossConfig, AutoencoderStage
+from ldae.stages.autoencoder import kl_divergence as our_kl
+
+SMALL = AutoencoderConfig(channels=(4, 8), res_blocks=1, groups=2)
+
+
+class Watched(AutoencoderStage):
+    """Notes, at every optimiser step, which networks hold gradients."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.seen: list[tuple[str, bool, bool]] = []
+
+    def _step(self, optimiser: Any, parameters: nn.Module, schedule: Any) -> None:
+        name = "generator" if parameters is self.autoencoder else "discriminator"
+        self.seen.append((name, has_gradients(self.autoencoder), has_gradients(self.discriminator)))
+        super()._step(optimiser, parameters, schedule)
+
+
+def has_gradients(module: nn.Module | None) -> bool:
+    assert module is not None
+    return any(parameter.grad is not None for parameter in module.parameters())
+
+
+def loader(scans: int, batch_size: int = 2) -> DataLoader[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.rand(scans, 1, 8, 8, 8, generator=generator)
+    return DataLoader([{"volume": volume} for volume in volumes], batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def train(stage: AutoencoderStage, folder: Path, *, scans: int = 8, epochs: int = 1) -> None:
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(stage, loader(scans))
+
+
+def adversarial(start: int) -> AutoencoderLossConfig:
+    return AutoencoderLossConfig(
+        perceptual=0, adversarial=0.1, adversarial_start=start, discriminator_channels=4, discriminator_layers=1
+    )
+
+
+def test_neither_network_gets_the_gradient_of_the_other(tmp_path: Path) -> None:
+    stage = Watched(autoencoder=SMALL, loss=adversarial(0))
+    train(stage, tmp_path, scans=4)
+    assert stage.seen == [("generator", True, False), ("discriminator", False, True)] * 2
+
+
+def test_discriminator_starts_after_the_warm_up(tmp_path: Path) -> None:
+    stage = Watched(autoencoder=SMALL, loss=adversarial(1))
+    train(stage, tmp_path, scans=2, epochs=2)
+    assert [name for name, *_ in stage.seen] == ["generator", "generator", "discriminator"]
+
+
+def test_weight_zero_builds_no_network() -> None:
+    stage = AutoencoderStage(autoencoder=SMALL, loss=AutoencoderLossConfig(perceptual=0, adversarial=0))
+    assert stage.discriminator is None
+    assert not list(stage.frozen.parameters())
+
+
+def test_average_moves_once_an_optimiser_step(tmp_path: Path) -> None:
+    stage = AutoencoderStage(
+        autoencoder=SMALL, loss=AutoencoderLossConfig(perceptual=0, adversarial=0), accumulate=2
+    )
+    train(stage, tmp_path, scans=12)
+    assert stage.ema.average.n_averaged.item() == 3
+
+
+def test_accumulated_step_equals_one_larger_batch(tmp_path: Path) -> None:
+    """Without noise and with a mean loss, two batches of two are one of four."""
+    weights = []
+    for accumulate, batch_size in ((2, 2), (1, 4)):
+        torch.manual_seed(0)
+        stage = Quiet(
+            autoencoder=SMALL,
+            loss=AutoencoderLossConfig(perceptual=0, adversarial=0, kl=0.0),
+            accumulate=accumulate,
+        )
+        trainer = Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(stage, loader(4, batch_size))
+        weights.append(torch.cat([parameter.flatten() for parameter in stage.autoencoder.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=2e-6)
+
+
+class Quiet(AutoencoderStage):
+    """Decodes the posterior mean, so that two runs see the same."""
+
+    def generator_losses(self, x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        reconstruction = self.autoencoder.decode(self.autoencoder.encode(x)[0])
+        return {"l1": (reconstruction - x).abs().mean()}, reconstruction
+
+
+def test_kl_is_the_divergence_from_the_standard_normal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, 2, 4, 4, 4, generator=generator)
+    sigma = torch.rand(3, 2, 4, 4, 4, generator=generator) + 0.1
+    expected = kl_divergence(Normal(mean, sigma), Normal(0.0, 1.0)).flatten(1).sum(1).mean()
+    torch.testing.assert_close(our_kl(mean, sigma), expected)
+
+
+@pytest.mark.parametrize(("patch", "factor"), [(1, 2), (2, 4)])
+def test_folding_keeps_the_size_and_sets_the_factor(patch: int, factor: int) -> None:
+    config = AutoencoderConfig(channels=(4, 8), res_blocks=1, groups=2, patch=patch, log_variance=-8.0)
+    net = Autoencoder(config)
+    x = torch.rand(2, 1, 8, 16, 8)
+    mean, sigma = net.encode(x)
+    assert config.factor == factor
+    assert mean.shape == (2, 3, 8 // factor, 16 // factor, 8 // factor)
+    torch.testing.assert_close(sigma, torch.full_like(sigma, torch.tensor(-4.0).exp().item()))
+    assert net.decode(mean).shape == x.shape
