@@ -61,5 +61,5 @@ def read_spec(args: argparse.Namespace) -> PreprocessingSpec:
 
     from ldae.pipeline.convert import PUBLISHED_SPEC
 
-    given = {name: tuple(value) for name in ("size", "spacing") if (value := getattr(args, name))}
-    return replace(PUBLISHED_SPEC, **given)
+    default = PUBLISHED_SPEC
+    return replace(default, size=args.size or default.size, spacing=args.spacing or default.spacing)

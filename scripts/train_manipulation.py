@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit a linear head on semantic codes, judge it on other subjects, and write it for `ldae manipulate`.
 
-The folder heads/SUFFIX/ in the working directory then holds the head, metrics.json and predictions.csv.
+The folder heads/SUFFIX/ in the working directory then holds head, metrics.json, predictions.csv and codes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from _program import Parser, run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ldae.heads import LinearProbe, RidgeProbe
-
+EMBEDDINGS = "embeddings.parquet"
 # the published code numbers the classes in the order of their names
 PUBLISHED_NUMBERS = {"0": "AD", "1": "CN", "2": "MCI"}
 WORDS = {"true": True, "false": False}
@@ -65,10 +64,25 @@ def main(words: Sequence[str]) -> None:
     """Fit, judge, write."""
     args = parse(words)
     classes = None if args.train_on_age else find_classes(args.target_classes)
-    train, test = read_tables(args.train_data_path, args.test_data_path)
-    rows, held_out = (labelled(table, classes) for table in (train, test))
-    head = fit_age(rows) if classes is None else fit_diagnosis(rows, classes)
-    write(Path("heads") / args.suffix, head, rows=rows, held_out=held_out)
+    table = join_tables(args.train_data_path, args.test_data_path)
+
+    from ldae.data.cohort import DIAGNOSES
+    from ldae.evaluation.probes import fit_probe, read_metrics
+    from ldae.pipeline.embeddings import write_embeddings
+
+    folder = Path("heads") / args.suffix
+    write_embeddings(table, folder / EMBEDDINGS)
+    fit_probe(
+        folder / EMBEDDINGS,
+        target="age" if classes is None else "diagnosis",
+        out=folder,
+        classes=classes,
+        positive=max(classes, key=DIAGNOSES.index) if classes and len(classes) == 2 else None,
+    )
+    metrics = read_metrics(folder)
+    shown = [name for name in ("auc", "balanced_accuracy", "mae", "r2") if name in metrics]
+    told = ", ".join(f"{name} {metrics[name]:.3f} {metrics[name + '_ci']}" for name in shown)
+    print(f"wrote {folder}: {told}")
 
 
 def find_classes(words: Sequence[str]) -> list[str]:
@@ -89,23 +103,26 @@ def find_classes(words: Sequence[str]) -> list[str]:
     return classes
 
 
-def read_tables(train: Path, test: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The two tables of codes, which must be of one pipeline and share no subject.
+def join_tables(train: Path, test: Path) -> pd.DataFrame:
+    """The two tables of codes as one; which file a scan is in decides on its split.
 
     Raises:
+        FileNotFoundError: A table does not exist.
         InputError: A subject is in both, or a table is of the published form.
         CheckpointError: The codes are of two pipelines.
     """
     from ldae.errors import CheckpointError, InputError
-    from ldae.pipeline.embeddings import read_embeddings
 
     for path in (train, test):
         if path.suffix == ".pt":
             raise InputError(
                 f"Codes must be a table that scripts/save_semantic_latent.py wrote, got {path}: the "
-                "published "
-                "code stores labels as numbers and ages rescaled. Make the codes anew."
+                "published code stores labels as numbers and ages rescaled. Make the codes anew."
             )
+    import pandas as pd
+
+    from ldae.pipeline.embeddings import read_embeddings
+
     first, second = read_embeddings(train), read_embeddings(test)
     if first.attrs["pipeline"] != second.attrs["pipeline"]:
         raise CheckpointError(
@@ -118,88 +135,11 @@ def read_tables(train: Path, test: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"Subjects must be in one table only, got {len(shared)} in {train} and {test}: "
             f"{', '.join(shared[:10])}. Give the tables of two splits."
         )
-    return first, second
-
-
-def labelled(table: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:
-    """The rows that have the target: an age, or one of the diagnoses.
-
-    Raises:
-        InputError: There is none.
-    """
-    from ldae.errors import InputError
-
-    kept = table["age"].notna() if classes is None else table["diagnosis"].isin(classes)
-    rows = table[kept]
-    if rows.empty:
-        wanted = "an age" if classes is None else f"a diagnosis among {', '.join(classes)}"
-        raise InputError(f"Scans must have {wanted}, got none in {table.attrs['path']}.")
-    rows.attrs = dict(table.attrs)
-    return rows
-
-
-def fit_diagnosis(rows: pd.DataFrame, classes: Sequence[str]) -> LinearProbe:
-    """A classifier whose positive class is the most advanced diagnosis."""
-    from ldae.data.cohort import DIAGNOSES
-    from ldae.heads import LinearProbe
-    from ldae.pipeline.embeddings import code_array
-
-    positive = max(classes, key=DIAGNOSES.index) if len(classes) == 2 else None
-    probe = LinearProbe(positive_label=positive)
-    return probe.fit(code_array(rows), rows["diagnosis"].to_numpy(), groups=rows["subject"].to_numpy())
-
-
-def fit_age(rows: pd.DataFrame) -> RidgeProbe:
-    """A regression of the age in years."""
-    from ldae.heads import RidgeProbe
-    from ldae.pipeline.embeddings import code_array
-
-    return RidgeProbe().fit(code_array(rows), rows["age"].to_numpy(), groups=rows["subject"].to_numpy())
-
-
-def judge(head: Any, held_out: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Metrics with intervals over subjects, and the prediction of each scan."""
-    from ldae.evaluation.metrics import classification_metrics, regression_metrics
-    from ldae.pipeline.embeddings import code_array
-
-    codes, subjects = code_array(held_out), held_out["subject"].to_numpy()
-    table = held_out[["subject", "session", "split"]].reset_index(drop=True)
-    if not hasattr(head, "classes_"):
-        truth, guess = held_out["age"].to_numpy(), head.predict(codes)
-        return regression_metrics(truth, guess, subjects=subjects), table.assign(y_true=truth, y_pred=guess)
-    truth, chances = held_out["diagnosis"].to_numpy(), head.predict_proba(codes)
-    metrics = classification_metrics(
-        truth, chances, classes=head.classes_, subjects=subjects, positive_label=head.positive_label_
-    )
-    columns = {f"p_{name}": chances[:, index] for index, name in enumerate(head.classes_)}
-    return metrics, table.assign(y_true=truth, y_pred=head.predict(codes), **columns)
-
-
-def write(folder: Path, head: Any, *, rows: pd.DataFrame, held_out: pd.DataFrame) -> None:
-    """The head's folder with metrics.json and predictions.csv."""
-    from ldae.data.artefact import atomic_path, write_json
-    from ldae.pipeline.head_folder import fitted_head, save_head
-
-    metrics, predictions = judge(head, held_out)
-    provenance = {
-        "target": "diagnosis" if hasattr(head, "classes_") else "age",
-        "train": rows.attrs["path"],
-        "test": held_out.attrs["path"],
-        "split": rows.attrs.get("split"),
-        "scans": len(rows),
-    }
-    fitted = fitted_head(
-        head, std=rows.attrs["code_std"], pipeline=rows.attrs["pipeline"], provenance=provenance
-    )
-    save_head(folder, fitted)
-    write_json(folder / "metrics.json", metrics)
-    with atomic_path(folder / "predictions.csv") as temporary:
-        predictions.to_csv(temporary, index=False)
-    main_ones = [name for name in ("auc", "balanced_accuracy", "mae", "r2") if name in metrics]
-    print(
-        f"wrote {folder}: "
-        + ", ".join(f"{name} {metrics[name]:.3f} {metrics[name + '_ci']}" for name in main_ones)
-    )
+    attributes = {name: value for name, value in first.attrs.items() if name != "path"}
+    first.attrs = second.attrs = {}
+    table = pd.concat([first.assign(split="train"), second.assign(split="test")], ignore_index=True)
+    table.attrs = attributes
+    return table
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Demo:
             "report",
             "report --run-dir {run}",
             inputs=("pipeline", "heads", "evaluation", "timings.json"),
-            outputs=("report.html",),
+            outputs=("report.html", "summary.json"),
         )
 
     def _training(self) -> Iterator[Step]:

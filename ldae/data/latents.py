@@ -29,6 +29,7 @@ class LatentStats:
     Attributes:
         mean: Per-voxel mean over scans, [C, h, w, d].
         channel_mean: Mean of each channel over scans and voxels, [C].
+        place_std: Standard deviation at each voxel over scans, [C, h, w, d].
         std: Standard deviation of each channel after the per-voxel mean is removed, [C].
         channel_std: Standard deviation of each channel after the channel mean is removed (the published
             form), [C].
@@ -36,6 +37,7 @@ class LatentStats:
 
     mean: Tensor
     channel_mean: Tensor
+    place_std: Tensor
     std: Tensor
     channel_std: Tensor
 
@@ -143,11 +145,12 @@ class LatentStore:
             )
         mean = sum(self._means(train_keys), start=torch.zeros(1, dtype=torch.float64)) / len(train_keys)
         channel_mean = mean.mean(dim=(1, 2, 3))
-        variance, channel_variance = torch.zeros_like(channel_mean), torch.zeros_like(channel_mean)
+        place_variance, channel_variance = torch.zeros_like(mean), torch.zeros_like(channel_mean)
         for value in self._means(train_keys):
-            variance += (value - mean).square().mean(dim=(1, 2, 3)) / len(train_keys)
+            place_variance += (value - mean).square() / len(train_keys)
             offset = value - channel_mean[:, None, None, None]
             channel_variance += offset.square().mean(dim=(1, 2, 3)) / len(train_keys)
+        variance = place_variance.mean(dim=(1, 2, 3))
         if not bool((variance > 0).all()):
             raise InputError(
                 f"Latents must vary from scan to scan, got a constant channel in {self.folder}. "
@@ -156,6 +159,7 @@ class LatentStore:
         stats = LatentStats(
             mean=mean.float(),
             channel_mean=channel_mean.float(),
+            place_std=place_variance.sqrt().float(),
             std=variance.sqrt().float(),
             channel_std=channel_variance.sqrt().float(),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ REACH = 6.0  # mm; no less than half the diagonal of the largest common voxel, 5
 HIPPOCAMPI = ((27.0, -20.0, -15.0), (-27.0, -20.0, -15.0))  # MNI mm
 
 VENTRICLE = (4, 43, 5, 44)
-WHITE = {2: 0.88, 41: 0.88, 7: 0.84, 46: 0.84, 85: 0.80, 77: 0.80, 78: 0.80, 79: 0.80}
+WHITE = {2: 0.88, 41: 0.88, 7: 0.84, 46: 0.84, 85: 0.80, 77: 0.80, 25: 0.80, 57: 0.80}
 WHITE |= dict.fromkeys(range(251, 256), 0.88)
 GREY = {3: 0.64, 42: 0.64, 8: 0.62, 47: 0.62, 17: 0.63, 53: 0.63, 18: 0.62, 54: 0.62}
 NUCLEI = {10: 0.74, 49: 0.74, 11: 0.66, 50: 0.66, 12: 0.69, 51: 0.69, 13: 0.80, 52: 0.80, 16: 0.80}
-NUCLEI |= {26: 0.66, 58: 0.66, 28: 0.76, 60: 0.76, 136: 0.66, 137: 0.66, 163: 0.66, 164: 0.66}
+NUCLEI |= {26: 0.66, 58: 0.66, 28: 0.76, 60: 0.76}
 FLUID = {4: 0.24, 43: 0.24, 5: 0.26, 44: 0.26, 14: 0.25, 15: 0.26, 24: 0.28, 30: 0.40, 62: 0.40, 72: 0.25}
-FLUID |= {31: 0.30, 63: 0.30, 80: 0.40}
+FLUID |= dict.fromkeys((31, 63, 80, 136, 137, 163, 164), 0.42)  # choroid plexus and the like
 CLASSES = (WHITE, GREY, NUCLEI, FLUID)
 CORTEX = (3, 42)
 HIPPOCAMPUS = (17, 53)
@@ -78,6 +79,7 @@ class _Tissue:
     hippocampus: NDArray[np.float32]
 
 
+@lru_cache(maxsize=2)
 def template_anatomy(*, step: float) -> Anatomy:
     """The MNI152 template, prepared for sampling every `step` mm. Nothing is downloaded."""
     from nilearn import datasets
@@ -152,18 +154,16 @@ def label_anatomy(path: Path, *, step: float) -> Anatomy:
     """
     labels, spacing = _read_labels(path)
     brain = (labels > 0) & (labels < EXTRACEREBRAL)
-    unknown = sorted(
-        set(np.unique(labels[brain]).tolist()) - {label for levels in CLASSES for label in levels}
-    )
+    known = {label for levels in CLASSES for label in levels}
+    unknown = sorted(set(np.unique(labels[brain]).tolist()) - known)
     if unknown:
         raise InputError(f"label maps must use FreeSurfer's numbers, got {unknown} in {path}.")
     for name, wanted in (("lateral ventricle (4, 43)", VENTRICLE), ("cerebral cortex (3, 42)", CORTEX)):
         if not np.isin(labels, wanted).any():
             raise InputError(f"label maps must use FreeSurfer's numbers, found no {name} in {path}.")
     # fluid far from tissue, down the neck, is no part of the brain; the stem says nothing about its middle
-    brain &= (labels != FLUID_AROUND) | ndimage.binary_dilation(
-        brain & (labels != FLUID_AROUND), iterations=4
-    )
+    solid = brain & (labels != FLUID_AROUND)
+    brain = solid | (brain & ndimage.binary_dilation(solid, iterations=4))
     labels = np.pad(np.where(brain, labels, 0)[_box(brain)], AIR)
     middle = [(s.start + s.stop - 1) / 2 * spacing for s in _box(np.isin(labels, [*WHITE, *GREY]))]
     x, y, z = (c - m for c, m in zip(CENTRE, middle, strict=True))

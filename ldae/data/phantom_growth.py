@@ -21,12 +21,12 @@ from ldae.data.phantom_fields import Grid, compose, exponential, field_of_diverg
 
 CENTRE = (0.0, -17.0, 5.0)  # middle of the template's brain, MNI mm; every anatomy and output is centred here
 FIELD = Grid.centred(CENTRE, spacing=5.0, shape=(33, 41, 33))
-SOURCES = Grid.centred(CENTRE, spacing=2.5, shape=(80, 96, 80))
+SOURCES = Grid.centred(CENTRE, spacing=3.0, shape=(64, 80, 64))
 SIGMA = 4.0  # mm; smooths the sources, so that FIELD resolves the velocities
 SHELL = 20.0  # mm; how far from the ventricles their growth is taken up
 THIN = 0.15  # share of ventricle, in the smoothed map, below which a horn is left alone
 RIM = 6.0  # mm; how far outside of the brain room is made for its shrinking
-STRIDE = 0.4  # of the logarithm of the volume, to first order: one flow of the chain
+STRIDE = 0.5  # of the logarithm of the volume, to first order: one flow of the chain
 LEAST, MOST = 4.0, 125.0  # ml; the chain reaches beyond these
 
 Tissue = Mapping[str, NDArray[np.float32]]

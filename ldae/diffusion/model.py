@@ -3,46 +3,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ldae.diffusion.prediction import Prediction, PredictionName, make_prediction
+from ldae.diffusion.prediction import Prediction, PredictionName, gaussian_v, make_prediction
 from ldae.diffusion.samplers import EpsModel
 from ldae.diffusion.schedule import Schedule
+from ldae.errors import InputError
 from ldae.nets.estimator import GradientEstimator
 from ldae.nets.unet import UNet
 
 
-class GuidedDiffusion(nn.Module):
-    """eps_hat(z_t, t, y) from the frozen UNet and the gradient estimator over its trunk (PDAE, arXiv 2212.12990).
+class LatentDenoiser(nn.Module):
+    """What is known of z_0 from z_t alone: the UNet's output, over a Gaussian prior where there is one.
+
+    A place of the latent that hardly varies, such as the background, asks the network for a large gain at low
+    noise, which its normalisations cannot give; there the prior's posterior mean is all there is to say, and
+    the network says what is left over.
 
     Args:
-        unet: Stage 2's denoiser.
-        estimator: Stage 3's gradient estimator.
-        schedule: Noise schedule of both.
-        prediction: What the UNet predicts.
+        unet: Stage 2's network.
+        schedule: Noise schedule.
+        prediction: What the output means.
+        prior: Variance of the normalised latents by place, [C, h, w, d], or None.
+
+    Raises:
+        InputError: There is a prior, but the prediction is not v.
     """
 
+    prior: Tensor | None
+
     def __init__(
-        self, unet: UNet, estimator: GradientEstimator, *, schedule: Schedule, prediction: PredictionName
+        self, unet: UNet, *, schedule: Schedule, prediction: PredictionName, prior: Tensor | None = None
     ) -> None:
         super().__init__()
+        if prior is not None and prediction != "v":
+            raise InputError(f"a Gaussian prior needs prediction v, got {prediction}. Set prior to none.")
         self.unet = unet
-        self.estimator = estimator
         self.schedule = schedule
         self.prediction: Prediction = make_prediction(prediction, schedule)
+        self.register_buffer("prior", prior, persistent=False)
 
-    def parts(self, z: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Output of the frozen UNet and G, both float32 [B, C, h, w, d]; the trunk runs once, without gradients."""
+    def gaussian(self, z: Tensor, t: Tensor) -> Tensor | float:
+        """The prior's part of the output."""
+        if self.prior is None:
+            return 0.0
+        return gaussian_v(z, mean=0.0, variance=self.prior, signal=self.schedule.signal(t, z.ndim))
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Noised latents [B, C, h, w, d] and levels [B] to the output, float32."""
+        return self.unet(z, t).float() + self.gaussian(z, t)
+
+
+class GuidedDiffusion(nn.Module):
+    """eps_hat(z_t, t, y) from the frozen denoiser and the gradient estimator over its trunk (PDAE, arXiv 2212.12990).
+
+    Where the denoiser has a Gaussian prior and the estimator lays the code out as a latent, G starts from the
+    difference that the code makes to the prior: its mean becomes that latent, its variance what the code leaves.
+
+    Args:
+        denoiser: Stage 2's denoiser.
+        estimator: Stage 3's gradient estimator.
+    """
+
+    def __init__(self, denoiser: LatentDenoiser, estimator: GradientEstimator) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.estimator = estimator
+
+    @property
+    def schedule(self) -> Schedule:
+        """Noise schedule of both."""
+        return self.denoiser.schedule
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the output means."""
+        return self.denoiser.prediction
+
+    def parts(self, z: Tensor, t: Tensor, codes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The denoiser's output and G for each of several codes, all float32 [B, C, h, w, d].
+
+        The frozen trunk runs once, without gradients.
+        """
         with torch.no_grad():
-            features = self.unet.trunk(z, t)
-            output = self.unet.up(features)
-        return output.float(), self.estimator(features, y).float()
+            features = self.denoiser.unet.trunk(z, t)
+            gaussian = self.denoiser.gaussian(z, t)
+            output = self.denoiser.unet.up(features).float() + gaussian
+        gradients = []
+        for y in codes:
+            latent = self.estimator.latent(y)
+            gradient = self.estimator(features, y, latent).float()
+            if self.denoiser.prior is not None and latent is not None:
+                signal = self.schedule.signal(t, z.ndim)
+                variance = self.estimator.unexplained
+                gradient = gradient + gaussian_v(z, mean=latent.float(), variance=variance, signal=signal) - gaussian
+            gradients.append(gradient)
+        return output, gradients
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The guided output, in the units of the prediction, float32."""
-        output, gradient = self.parts(z, t, y)
-        return self.prediction.guide(output, gradient, t)
+        output, gradients = self.parts(z, t, [y])
+        return self.prediction.guide(output, gradients[0], t)
 
     def eps_model(self, y: Tensor | None, *, stop_fraction: float = 0.0) -> EpsModel:
         """The noise estimate with a code bound to it, as the samplers want it.
@@ -56,7 +120,7 @@ class GuidedDiffusion(nn.Module):
 
         def eps(z: Tensor, t: Tensor) -> Tensor:
             guided = y is not None and (stop_fraction == 0 or bool((t >= cut).all()))
-            output = self(z, t, y) if guided else self.unet(z, t).float()
+            output = self(z, t, y) if guided else self.denoiser(z, t)
             return self.prediction.eps(output, z, t)
 
         return eps

@@ -47,6 +47,23 @@ def eps_from_v(z: Tensor, v: Tensor, signal: Tensor) -> Tensor:
     return (1 - signal).sqrt() * z + signal.sqrt() * v
 
 
+def gaussian_v(z: Tensor, *, mean: Tensor | float, variance: Tensor, signal: Tensor) -> Tensor:
+    """E[v | z_t] where the clean latent is N(mean, variance), place by place.
+
+    With residual r = z_t - sqrt(A) mean and gain g = 1 / (A variance + 1 - A), the posterior means are
+    x0 = mean + sqrt(A) variance g r and eps = sqrt(1-A) g r.
+
+    Args:
+        z: Noised latents [B, C, h, w, d].
+        mean: Mean of the clean latents, broadcastable to `z`.
+        variance: Their variance, broadcastable to `z`.
+        signal: A_t, broadcastable to `z`.
+    """
+    residual = (z - signal.sqrt() * mean) / (signal * variance + 1 - signal)
+    x0 = mean + signal.sqrt() * variance * residual
+    return v_from(x0, (1 - signal).sqrt() * residual, signal)
+
+
 class Prediction(Protocol):
     """One choice of network output; all tensors [B, C, ...], levels `t` [B]."""
 

@@ -116,13 +116,11 @@ def v_errors(
     signal = model.schedule.signal(t, z0.ndim)
     z = add_noise(z0, noise, signal)
     target = v_from(z0, noise, signal)
-    features = model.unet.trunk(z, t)
-    output = model.unet.up(features).float()
+    output, gradients = model.parts(z, t, [code for code in codes if code is not None])
+    remaining = iter(gradients)
     errors = []
     for code in codes:
-        guided = output
-        if code is not None:
-            guided = model.prediction.guide(output, model.estimator(features, code).float(), t)
+        guided = output if code is None else model.prediction.guide(output, next(remaining), t)
         errors.append((_as_v(model, guided, z=z, t=t) - target).square().flatten(1).mean(1))
     return errors
 

@@ -27,10 +27,12 @@ class Bar:
 
     Attributes:
         text: The bar in words.
+        needs: Keys that it speaks of.
         reached: Whether the figures of a run reach it.
     """
 
     text: str
+    needs: frozenset[str]
     reached: Callable[[Values], bool]
 
 
@@ -52,15 +54,23 @@ class Figure:
 
 
 def _at_least(key: str, bound: float) -> Bar:
-    return Bar(f"≥ {bound:g}", lambda values: bool(values[key] >= bound))
+    return Bar(f"≥ {bound:g}", frozenset([key]), lambda values: bool(values[key] >= bound))
+
+
+def _not_below(key: str, other: str) -> Bar:
+    return Bar(f"≥ {other}", frozenset([key, other]), lambda values: bool(values[key] >= values[other]))
 
 
 def _within(key: str, low: float, high: float) -> Bar:
-    return Bar(f"{low:g} to {high:g}", lambda values: bool(low <= values[key] <= high))
+    return Bar(f"{low:g} to {high:g}", frozenset([key]), lambda values: bool(low <= values[key] <= high))
 
 
 def _below_share(key: str, share: float, other: str) -> Bar:
-    return Bar(f"< {share:g} × {other}", lambda values: bool(values[key] < share * values[other]))
+    return Bar(
+        f"< {share:g} × {other}",
+        frozenset([key, other]),
+        lambda values: bool(values[key] < share * values[other]),
+    )
 
 
 FIGURES = (
@@ -101,7 +111,7 @@ FIGURES = (
         "AUC of AD against CN, linear probe on the code",
         (
             _at_least("probe_auc", 0.87),
-            Bar("≥ baseline_auc", lambda values: bool(values["probe_auc"] >= values["baseline_auc"])),
+            _not_below("probe_auc", "baseline_auc"),
         ),
     ),
     Figure("probe_auc_ci", "comparison", "its 95 % interval over subjects"),
@@ -147,15 +157,12 @@ FIGURES = (
 KEYS = tuple(figure.key for figure in FIGURES)
 
 
-def write_summary(
-    run_dir: str | Path, *, out: str | Path | None = None, timings: Mapping[str, float] | None = None
-) -> Path:
+def write_summary(run_dir: str | Path, *, out: str | Path | None = None) -> Path:
     """Gather the figures of a run in summary.json, and its bars in evaluation/summary/table.csv.
 
     Args:
         run_dir: Folder of the run.
         out: Folder of the evaluations; None takes evaluation/ of the run.
-        timings: Seconds by part of the run; None reads timings.json of the run.
 
     Returns:
         The path of summary.json.
@@ -166,14 +173,14 @@ def write_summary(
     """
     run_dir = Path(run_dir)
     out = Path(out) if out else run_dir / "evaluation"
-    values = gather_values(run_dir, out=out, timings=timings)
+    values = gather_values(run_dir, out=out)
     write_json(run_dir / SUMMARY, values)
     with atomic_path(out / BARS) as temporary:
         bar_table(values).to_csv(temporary, index=False)
     return run_dir / SUMMARY
 
 
-def gather_values(run_dir: Path, *, out: Path, timings: Mapping[str, float] | None = None) -> dict[str, Any]:
+def gather_values(run_dir: Path, *, out: Path) -> dict[str, Any]:
     """All keys of the summary in their order, then whatever else the evaluations measured.
 
     Raises:
@@ -182,7 +189,7 @@ def gather_values(run_dir: Path, *, out: Path, timings: Mapping[str, float] | No
     """
     sources = dict.fromkeys(figure.source for figure in FIGURES if figure.source != "timings")
     found = {name: read_result(out / name)["values"] for name in sources}
-    found["timings"] = _seconds(timings if timings is not None else read_timings(run_dir))
+    found["timings"] = read_timings(run_dir)
     values: dict[str, Any] = {}
     for figure in FIGURES:
         if figure.key not in found[figure.source]:
@@ -198,7 +205,7 @@ def gather_values(run_dir: Path, *, out: Path, timings: Mapping[str, float] | No
 
 
 def read_timings(run_dir: Path) -> dict[str, float]:
-    """Seconds by part of the run.
+    """Seconds by part of the run, as keys that begin with "seconds_".
 
     Raises:
         FileNotFoundError: They are missing; the message says what writes them.
@@ -206,8 +213,8 @@ def read_timings(run_dir: Path) -> dict[str, float]:
     path = run_dir / TIMINGS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the demo writes it. Run: ldae demo")
-    timings: dict[str, float] = read_json(path)
-    return timings
+    named: dict[str, float] = read_json(path)
+    return {f"seconds_{name.removeprefix('seconds_')}": float(value) for name, value in named.items()}
 
 
 def bar_table(values: Values) -> pd.DataFrame:
@@ -220,18 +227,6 @@ def bar_table(values: Values) -> pd.DataFrame:
         rows += [
             {**row, "bar": bar.text, "reached": bar.reached(values), "meaning": figure.meaning}
             for bar in figure.bars
-            if _is_known(bar, values)
+            if bar.needs <= values.keys()
         ] or [{**row, "bar": "", "reached": None, "meaning": figure.meaning}]
     return pd.DataFrame(rows, columns=["key", "value", "bar", "reached", "meaning"])
-
-
-def _is_known(bar: Bar, values: Values) -> bool:
-    try:
-        bar.reached(values)
-    except KeyError:
-        return False
-    return True
-
-
-def _seconds(timings: Mapping[str, float]) -> dict[str, float]:
-    return {f"seconds_{name.removeprefix('seconds_')}": float(value) for name, value in timings.items()}

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ldae.nets.blocks import zeroed
@@ -37,7 +38,10 @@ class GradientEstimator(nn.Module):
 
     Attributes:
         place: The linear layer that lays a code out as a latent, or None.
+        unexplained: Variance of the latents about it by place, [C, h, w, d], measured in training, or None.
     """
+
+    unexplained: Tensor | None
 
     def __init__(
         self, config: EstimatorConfig, *, unet: UNetConfig, code_size: int, latent_shape: tuple[int, int, int]
@@ -51,9 +55,13 @@ class GradientEstimator(nn.Module):
         with_place = config.entry == "modulation+place"
         self.place = zeroed(nn.Linear(code_size, math.prod(self.latent_shape))) if with_place else None
         self.up = UpPath(unet, with_code=True, with_place=with_place)
+        self.register_buffer("unexplained", torch.ones(self.latent_shape) if with_place else None)
 
-    def forward(self, features: TrunkFeatures, y: Tensor) -> Tensor:
-        """Trunk features and codes [B, D] to G, [B, C, h, w, d]."""
-        place = None if self.place is None else self.place(y).unflatten(1, self.latent_shape)
-        out: Tensor = self.up(features, self.code(y), place)
+    def latent(self, y: Tensor) -> Tensor | None:
+        """Codes [B, D] laid out as latents [B, C, h, w, d], or None where the code only modulates."""
+        return None if self.place is None else self.place(y).unflatten(1, self.latent_shape)
+
+    def forward(self, features: TrunkFeatures, y: Tensor, latent: Tensor | None) -> Tensor:
+        """Trunk features, codes [B, D] and what `latent` makes of them to G, [B, C, h, w, d]."""
+        out: Tensor = self.up(features, self.code(y), latent)
         return out

@@ -19,6 +19,7 @@ from ldae.pipeline.convert_files import renamed
 
 ENCODER_ANCHOR = "layer_norm_after_attention.weight"
 POSITIONS = "positional_encoding.pe"
+TIMM = "ldae.nets.backbones.TimmBackbone"
 ALIAS = "slice_distributed.module."
 HEADS = 8
 POSITION_TOLERANCE = 1e-4
@@ -65,7 +66,7 @@ def convert_encoder(
             plane=plane,
             pooling="attention",
             normalisation="layernorm",
-            backbone=BackboneConfig(arguments={"name": name, "pretrained": False}),
+            backbone=BackboneConfig(TIMM, {"name": name, "pretrained": False}),
         ),
         size=size,
     )
@@ -126,7 +127,8 @@ def _backbone_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]
             stage, block = (int(part) for part in name.split(".")[3:5])
             blocks[stage // 2] = max(blocks[stage // 2], block + 1)
     stem = tensors.get("backbone.backbone.features.0.0.weight")
-    kind = CONVNEXT.get((*blocks, 0 if stem is None else int(stem.shape[0])))
+    first, second, third, fourth = blocks
+    kind = CONVNEXT.get((first, second, third, fourth, 0 if stem is None else int(stem.shape[0])))
     if kind is None:
         raise InputError(
             f"The encoder's backbone must be one of torchvision's {', '.join(CONVNEXT.values())}, got blocks "

@@ -225,21 +225,19 @@ def _trunk_stages(config: UNetConfig) -> dict[str, str]:
 
 
 def _up_stages(config: UNetConfig, *, prefix: str, old: str) -> dict[str, str]:
-    """An up-sampling block is a stage of its own here, and the last member of its level's blocks there."""
+    """An up-sampling block opens its level here, and is the last member of the level before there."""
     names = {f"{prefix}norm": f"{old}out.0", f"{prefix}output": f"{old}out.2"}
     names |= _stage(f"{prefix}middle_in", f"{old}middle_block", residual=0, attention=1)
     names |= _stage(f"{prefix}middle_out", f"{old}middle_block", residual=2, attention=1)
-    stage = block = 0
-    for level in reversed(range(len(config.multipliers))):
-        for _ in range(config.blocks + 1):
-            names |= _stage(f"{prefix}stages.{stage}", f"{old}output_blocks.{block}", residual=0, attention=1)
-            stage, block = stage + 1, block + 1
-        if level > 0:
-            last = 1 + (level in config.attention_levels)
-            names |= _stage(
-                f"{prefix}stages.{stage}", f"{old}output_blocks.{block - 1}", residual=last, attention=-1
-            )
-            stage += 1
+    deepest = len(config.multipliers) - 1
+    for index, level in enumerate(reversed(range(deepest + 1))):
+        first = index * (config.blocks + 1)
+        stages = [(f"{old}output_blocks.{first + block}", 0) for block in range(config.blocks + 1)]
+        if index > 0:
+            last = 1 + (level + 1 in config.attention_levels)
+            stages.insert(0, (f"{old}output_blocks.{first - 1}", last))
+        for stage, (block, residual) in enumerate(stages):
+            names |= _stage(f"{prefix}levels.{index}.{stage}", block, residual=residual, attention=1)
     return names
 
 
@@ -260,4 +258,5 @@ def _reordered(state: Mapping[str, Tensor], heads: Heads, *, config: UNetConfig)
 
 def _by_kind(rows: Tensor, *, head: int) -> Tensor:
     count = max(1, len(rows) // 3 // head)
-    return rows.unflatten(0, (count, 3, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+    by_head = rows.reshape(count, 3, -1, *rows.shape[1:])
+    return by_head.transpose(0, 1).reshape(rows.shape)

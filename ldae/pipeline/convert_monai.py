@@ -117,7 +117,7 @@ def convert_diffusion_unet(tensors: Mapping[str, Tensor], arguments: Mapping[str
         CheckpointError: Keys are missing or left over, or shapes differ; all of them are listed.
     """
     # monai takes five seconds to import
-    from monai.networks.nets import DiffusionModelUNet
+    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
     given = {"channels" if name == "num_channels" else name: value for name, value in arguments.items()}
     # cross-attention used its output layer in the old package too, and then no other attention exists

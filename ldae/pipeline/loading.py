@@ -27,7 +27,7 @@ def load_networks(
     autoencoder, first = load_autoencoder(component_folder(parent, "autoencoder"))
     denoiser, second = load_denoiser(component_folder(parent, "denoiser"))
     folder = component_folder(parent, "representation")
-    representation, third = load_representation(folder, unet=denoiser.unet.config)
+    representation, third = load_representation(folder, unet=denoiser.model.unet.config)
     for component in (first, second, third):
         check_component(component, index=index, folder=parent)
     networks = Networks(autoencoder, denoiser, representation=representation, dtype=dtype).to(place)

@@ -89,12 +89,7 @@ class Networks(nn.Module):
         self.autoencoder = autoencoder
         self.normaliser = denoiser.normaliser
         self.encoder = representation.encoder
-        self.diffusion = GuidedDiffusion(
-            denoiser.unet,
-            representation.estimator,
-            schedule=denoiser.schedule,
-            prediction=denoiser.prediction,
-        )
+        self.diffusion = GuidedDiffusion(denoiser.model, representation.estimator)
         self.dtype = dtype
         self.volume_batch = volume_batch(representation.encoder.size)
         self.requires_grad_(False).eval()

@@ -7,17 +7,19 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
 
 INK, QUIET, GRID = "#1f2328", "#6b7280", "#e3e5e8"
 BLUE, RUST, GOLD = "#2b5c8a", "#b5482f", "#c19a3d"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -41,8 +43,9 @@ STYLE = {
 }
 DOTS_PER_INCH = 150
 WIDTH = 9.6  # inches: the text's width of the page
-TILE = 1.45  # inches a picture at least
-MOST_TILE = 2.3
+MOST_TILE, GAP, TITLE_SPACE, BAR_SPACE = 1.9, 0.05, 0.24, 0.72  # inches
+TITLE_SIZE = 8
+BARS = {"difference": "difference", "spread": "standard deviation"}
 PLANES = ("axial", "coronal", "sagittal")
 BRAIN = 0.08  # of the intensity range: what counts as head when pictures are cropped
 MARGIN = 2
@@ -85,41 +88,64 @@ def volume_figure(
         planes: Which planes, of "axial", "coronal", "sagittal".
     """
     box = head_box(panels[0].volume)
-    limits = {kind: _limit([p.volume for p in panels if p.kind == kind]) for kind in ("difference", "spread")}
-    tile = float(np.clip(WIDTH / (len(panels) + 0.6), TILE, MOST_TILE))
-    shapes = [cut(panels[0].volume, plane=plane, box=box).shape for plane in planes]
-    edges = [_plane_spacing(spacing, plane) for plane in planes]
-    heights = [shape[0] * edge[0] / (shape[1] * edge[1]) for shape, edge in zip(shapes, edges, strict=True)]
-    bars = [kind for kind in limits if any(panel.kind == kind for panel in panels)]
-    size = tile * len(panels) + 0.75 * bool(bars), tile * sum(heights) + 0.3
+    limits = {kind: _limit([p.volume for p in panels if p.kind == kind]) for kind in BARS}
+    bars = [kind for kind in BARS if any(panel.kind == kind for panel in panels)]
+    tile = min((WIDTH - BAR_SPACE * len(bars)) / len(panels) - GAP, MOST_TILE)
+    heights = [_height(panels[0].volume, plane=plane, box=box, spacing=spacing) * tile for plane in planes]
+    size = (
+        len(panels) * (tile + GAP) + BAR_SPACE * len(bars),
+        TITLE_SPACE + sum(heights) + GAP * len(planes),
+    )
     with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr]
-        axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
-        shown = {}
-        for column, panel in enumerate(panels):
-            for row, plane in enumerate(planes):
-                axis = axes[row, column]
+        figure = Figure(figsize=size)
+        shown: dict[str, AxesImage] = {}
+        bottom = size[1] - TITLE_SPACE
+        for plane, height in zip(planes, heights, strict=True):
+            bottom -= height
+            for column, panel in enumerate(panels):
+                axis = _place(figure, column * (tile + GAP), bottom, width=tile, height=height)
                 picture = cut(panel.volume, plane=plane, box=box)
-                aspect = edges[row][0] / edges[row][1]
-                shown[panel.kind] = _show(
-                    axis, picture, panel.kind, limit=limits.get(panel.kind, 1), aspect=aspect
-                )
-            axes[0, column].set_title(panel.title, fontsize=8.5, loc="center", pad=4)
-        for kind in bars:
-            bar = figure.colorbar(shown[kind], ax=axes, shrink=0.55, aspect=26, pad=0.01)
-            bar.outline.set_visible(False)
-            bar.ax.tick_params(labelsize=7, length=2)
-            bar.set_label("difference" if kind == "difference" else "standard deviation", fontsize=7.5)
+                shown[panel.kind] = _show(axis, picture, panel.kind, limit=limits.get(panel.kind, 1))
+                if plane == planes[0]:
+                    axis.set_title(panel.title, fontsize=TITLE_SIZE, loc="center", pad=4)
+            bottom -= GAP
+        for number, kind in enumerate(bars):
+            left = len(panels) * (tile + GAP) + number * BAR_SPACE + 0.08
+            long = min(2.2, 0.8 * sum(heights))
+            axis = _place(figure, left, (size[1] - TITLE_SPACE - long) / 2, width=0.09, height=long)
+            _colour_bar(figure, shown[kind], axis, label=BARS[kind])
     return figure
 
 
-def _show(axis: Axes, picture: Volume, kind: str, *, limit: float, aspect: float) -> object:
+def _place(figure: Figure, left: float, bottom: float, *, width: float, height: float) -> Axes:
+    """Axes at a place in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def _colour_bar(figure: Figure, image: AxesImage, axis: Axes, *, label: str) -> None:
+    bar = figure.colorbar(image, cax=axis)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.set_label(label, fontsize=7.5)
+
+
+def _height(
+    volume: Volume, *, plane: str, box: tuple[tuple[int, int], ...], spacing: Sequence[float]
+) -> float:
+    """Height of a picture whose width is 1."""
+    x, y, z = spacing
+    up, across = {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[plane]
+    rows, columns = cut(volume, plane=plane, box=box).shape
+    return float(rows * up / (columns * across))
+
+
+def _show(axis: Axes, picture: Volume, kind: str, *, limit: float) -> AxesImage:
     ranges = {"image": (0, 1, "gray"), "difference": (-limit, limit, "RdBu_r"), "spread": (0, limit, "magma")}
     low, high, colours = ranges[kind]
     axis.set_axis_off()
     return axis.imshow(
-        picture, vmin=low, vmax=high, cmap=colours, origin="lower", aspect=aspect, interpolation="bilinear"
+        picture, vmin=low, vmax=high, cmap=colours, origin="lower", aspect="auto", interpolation="bilinear"
     )
 
 
@@ -129,12 +155,6 @@ def _limit(volumes: Sequence[Volume]) -> float:
         return 1.0
     largest = max(float(np.percentile(np.abs(volume), 99.5)) for volume in volumes)
     return max(round(largest, 2), 0.02)
-
-
-def _plane_spacing(spacing: Sequence[float], plane: str) -> tuple[float, float]:
-    """Height and width of a picture's element in mm."""
-    x, y, z = spacing
-    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[plane]
 
 
 def head_box(volume: Volume) -> tuple[tuple[int, int], ...]:
@@ -161,7 +181,7 @@ def cut(volume: Volume, *, plane: str, box: tuple[tuple[int, int], ...]) -> Volu
 
 
 def target_curves(targets: ArrayLike, volumes: ArrayLike, *, label: str) -> Figure:
-    """Measured volumes [subjects, targets] against wanted probabilities: a thin line each, their mean thick."""
+    """Measured volumes [subjects, targets] against wanted probabilities: a line each, their mean thick."""
     wanted, measured = np.asarray(targets, float), np.asarray(volumes, float)
     with rc_context(STYLE):
         figure = Figure(figsize=(0.62 * WIDTH, 3.4), layout="constrained")
@@ -220,8 +240,8 @@ def _roc(axis: Axes, truth: NDArray[np.bool_], score: NDArray[np.float64]) -> No
         xlim=(-0.01, 1.01),
         ylim=(-0.01, 1.01),
         aspect="equal",
-        xlabel="CN taken for AD",
-        ylabel="AD recognised",
+        xlabel="share of CN taken for AD",
+        ylabel="share of AD recognised",
     )
 
 
@@ -279,38 +299,44 @@ def _lines(
             linewidth=1.6 if few else 1.1,
         )
     if logarithmic:
-        axis.set_yscale("log")
+        axis.set_yscale("log", subs=(2, 3, 4, 6))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter() if _is_narrow(lines) else NullFormatter())
         axis.grid(visible=True, which="minor", linewidth=0.3)
     axis.set(xlabel=x, ylabel=y)
     axis.set_title(title)
     axis.legend()
 
 
+def _is_narrow(lines: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bool:
+    """Whether the values stay within a factor of 100, so that powers of ten alone say too little."""
+    values = np.concatenate([np.asarray(y, float) for _, y in lines.values()])
+    return bool(values.max() < 100 * values.min())
+
+
 def attention_figure(weights: ArrayLike, picture: Volume, *, plane: str) -> Figure:
-    """How much each slice counts [N, S]: mean and spread over scans, under a picture of where slices lie.
+    """How much each slice counts [N, S]: mean and spread over scans, beside a picture of where slices lie.
 
     Args:
         weights: Rows that sum to one.
-        picture: A cut [height, width] whose width runs over the slices.
+        picture: A cut [height, width] whose rows are the slices.
         plane: Plane of the slices.
     """
     values = np.asarray(weights, float) * np.shape(weights)[1]
     slices = np.arange(values.shape[1])
     low, high = np.percentile(values, (10, 90), axis=0)
+    shape = picture.shape[1] / picture.shape[0]
     with rc_context(STYLE):
-        figure = Figure(figsize=(0.62 * WIDTH, 4.2), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.35, 1))
-        top.imshow(
-            picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="bilinear", aspect="auto"
+        figure = Figure(figsize=(0.62 * WIDTH, 3.0), layout="constrained")
+        left, right = figure.subplots(
+            1, 2, sharey=True, width_ratios=(2.6 * shape, 0.62 * WIDTH - 2.6 * shape - 0.6)
         )
-        top.set_axis_off()
-        bottom.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
-        bottom.fill_between(slices, low, high, color=BLUE, alpha=0.15, linewidth=0)
-        bottom.plot(slices, values.mean(axis=0), color=BLUE)
-        bottom.set(
-            xlabel=f"{plane} slice",
-            ylabel="weight, 1 is even",
-            xlim=(-0.5, len(slices) - 0.5),
-            ylim=(0, None),
-        )
+        left.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="bilinear")
+        left.grid(visible=False)
+        left.set(xticks=[], ylabel=f"{plane} slice")
+        left.spines[["left", "bottom"]].set_visible(False)
+        right.axvline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        right.fill_betweenx(slices, low, high, color=BLUE, alpha=0.18, linewidth=0)
+        right.plot(values.mean(axis=0), slices, color=BLUE)
+        right.set(xlabel="weight (1: even)", ylim=(-0.5, len(slices) - 0.5))
     return figure

@@ -15,7 +15,7 @@ from ldae.data.artefact import save_component
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Stage, make_optimiser
+from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,13 @@ class AutoencoderStage(Stage):
         """One Adam for the autoencoder, one for the discriminator."""
         # Lightning counts every step of either optimiser, the schedules those of their own
         total = max(1, self.total_steps // self.accumulate)
-        pairs = [make_optimiser(self.optimiser_config, list(self.autoencoder.parameters()), phases=[total])]
+        trained: list[tuple[OptimiserConfig, nn.Module]] = [(self.optimiser_config, self.autoencoder)]
         if self.discriminator is not None:
-            parameters = list(self.discriminator.parameters())
-            pairs.append(make_optimiser(self.discriminator_config, parameters, phases=[total]))
+            trained.append((self.discriminator_config, self.discriminator))
+        pairs = [
+            make_optimiser(config, [list(module.parameters())], phases=[Phase(total, (config.lr,))])
+            for config, module in trained
+        ]
         return [{"optimizer": optimiser, "lr_scheduler": schedule} for optimiser, schedule in pairs]
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldae.data.artefact import Component, load_component
-from ldae.diffusion.prediction import PredictionName
+from ldae.diffusion.model import LatentDenoiser
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
 from ldae.errors import CheckpointError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
@@ -52,12 +52,10 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @dataclass
 class Denoiser:
-    """Stage 2's result: UNet, statistics of the latents, schedule, and what the UNet predicts."""
+    """Stage 2's result: the denoiser, and the statistics that its latents are normalised by."""
 
-    unet: UNet
+    model: LatentDenoiser
     normaliser: LatentNormaliser
-    schedule: Schedule
-    prediction: PredictionName
 
 
 @dataclass
@@ -83,8 +81,13 @@ def load_denoiser(folder: Path) -> tuple[Denoiser, Component]:
     load_weights(unet, _with_prefix(component.tensors, "unet."), what=str(folder))
     statistics = _with_prefix(component.tensors, "normaliser.")
     normaliser = LatentNormaliser(statistics["mean"], statistics["std"])
-    schedule = Schedule(ScheduleConfig(**component.config["schedule"]))
-    return Denoiser(unet.eval(), normaliser, schedule, component.config["prediction"]), component
+    model = LatentDenoiser(
+        unet,
+        schedule=Schedule(ScheduleConfig(**component.config["schedule"])),
+        prediction=component.config["prediction"],
+        prior=component.tensors.get("prior"),
+    )
+    return Denoiser(model.eval(), normaliser), component
 
 
 def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representation, Component]:
@@ -93,8 +96,9 @@ def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representati
     config = component.config
     semantic = dict(config["encoder"])
     semantic["backbone"] = BackboneConfig(**semantic["backbone"])
-    # the weights follow: never look for pretrained ones
-    semantic["backbone"].arguments.update({name: False for name in ("pretrained",) if name in semantic["backbone"].arguments})
+    if "pretrained" in semantic["backbone"].arguments:
+        # the weights are in the component: no cache is asked for others
+        semantic["backbone"].arguments["pretrained"] = False
     encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
     estimator = GradientEstimator(
         EstimatorConfig(**config["estimator"]),

@@ -13,14 +13,17 @@ from torch.optim import Optimizer
 
 from ldae.data.artefact import component_sha256, save_component
 from ldae.data.latents import LatentStats
-from ldae.diffusion.prediction import PredictionName, add_noise, make_prediction
+from ldae.diffusion.model import LatentDenoiser
+from ldae.diffusion.prediction import PredictionName, add_noise
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
+from ldae.errors import InputError
 from ldae.nets.normaliser import LatentNormaliser
 from ldae.nets.unet import UNet, UNetConfig
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Stage, make_optimiser
+from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
 
 StatisticsName = Literal["voxel", "channel"]
+PriorName = Literal["place", "none"]
 LatentName = Literal["mean", "sample"]
 
 
@@ -40,6 +43,7 @@ class DenoiserStage(Stage):
         schedule: Noise schedule.
         prediction: What the UNet predicts: "v", or "eps" as published.
         statistics: Mean that is taken off the latents: "voxel" (per place) or "channel" (as published).
+        prior: "place" lets the network say what a Gaussian of each place's variance cannot; "none" as published.
         latent: Train on posterior means, or on samples of the posterior.
         optimiser: Adam and its schedule.
         ema_decay: Decay of the weight average.
@@ -56,6 +60,7 @@ class DenoiserStage(Stage):
         schedule: ScheduleConfig | None = None,
         prediction: PredictionName = "v",
         statistics: StatisticsName = "voxel",
+        prior: PriorName = "place",
         latent: LatentName = "mean",
         optimiser: OptimiserConfig | None = None,
         ema_decay: float = 0.9999,
@@ -65,22 +70,35 @@ class DenoiserStage(Stage):
         self.unet = UNet(unet or UNetConfig())
         self.ema = ExponentialAverage(self.unet, decay=ema_decay)
         self.schedule = Schedule(schedule)
-        self.prediction = make_prediction(prediction, self.schedule)
+        self.prediction: PredictionName = prediction
+        self.prior = prior
+        if prior == "place" and (prediction != "v" or statistics != "voxel"):
+            raise InputError(
+                f"prior place needs prediction v and statistics voxel, got {prediction} and {statistics}. Set prior: none."
+            )
         self.statistics: StatisticsName = statistics
         self.latent = latent
         self.optimiser_config = optimiser or OptimiserConfig(lr=2.5e-5)
         self.normaliser: LatentNormaliser
+        self.place_variance: Tensor | None
+        self.register_buffer("place_variance", None, persistent=False)
 
     def setup(self, stage: str) -> None:
         """Take the latent statistics from the store."""
         stats = self.trainer.datamodule.statistics()  # type: ignore[attr-defined]
         self.normaliser = make_normaliser(stats, self.statistics).to(self.device)
+        if self.prior == "place":
+            self.place_variance = (stats.place_std / self.normaliser.std).square()
+
+    def denoiser(self, unet: UNet) -> LatentDenoiser:
+        """The UNet over the prior."""
+        return LatentDenoiser(unet, schedule=self.schedule, prediction=self.prediction, prior=self.place_variance)
 
     def configure_optimizers(self) -> Any:
         """Adam over the UNet."""
-        optimiser, schedule = make_optimiser(
-            self.optimiser_config, list(self.unet.parameters()), phases=[self.total_steps]
-        )
+        config = self.optimiser_config
+        phases = [Phase(self.total_steps, (config.lr,))]
+        optimiser, schedule = make_optimiser(config, [list(self.unet.parameters())], phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
@@ -95,17 +113,16 @@ class DenoiserStage(Stage):
             latent = latent + batch["sigma"] * torch.randn_like(latent)
         return self.normaliser(latent)
 
-    def loss(self, unet: UNet, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, model: LatentDenoiser, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the prediction, [B]."""
         z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
-        output = unet(z, t).float()
-        return (output - self.prediction.target(z0, noise, t)).square().flatten(1).mean(1)
+        return (model(z, t) - model.prediction.target(z0, noise, t)).square().flatten(1).mean(1)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One batch {"mean", "sigma": [B, C, h, w, d]} at uniform levels."""
         z0 = self.clean_latent(batch)
         t = torch.randint(len(self.schedule), (len(z0),), device=z0.device)
-        loss = self.loss(self.unet, z0, t, torch.randn_like(z0)).mean()
+        loss = self.loss(self.denoiser(self.unet), z0, t, torch.randn_like(z0)).mean()
         self.log("train/loss", loss.detach(), batch_size=len(z0), prog_bar=True)
         return loss
 
@@ -115,7 +132,7 @@ class DenoiserStage(Stage):
         generator = torch.Generator().manual_seed(self.seed + batch_index)
         noise = torch.randn(z0.shape, generator=generator).to(z0)
         t = torch.linspace(0, len(self.schedule) - 1, len(z0), device=z0.device).round().long()
-        loss = self.loss(self.ema.module, z0, t, noise).mean()
+        loss = self.loss(self.denoiser(self.ema.module), z0, t, noise).mean()
         self.log("val/loss", loss, batch_size=len(z0), prog_bar=True, sync_dist=True)
 
     def export(self, folder: Path) -> str:
@@ -124,13 +141,15 @@ class DenoiserStage(Stage):
         average = self.ema.module
         tensors = {f"unet.{name}": value for name, value in average.state_dict().items()}
         tensors |= {f"normaliser.{name}": value for name, value in self.normaliser.state_dict().items()}
+        if self.place_variance is not None:
+            tensors["prior"] = self.place_variance
         return save_component(
             folder,
             kind=self.kind,
             config={
                 "unet": asdict(average.config),
                 "schedule": asdict(self.schedule.config),
-                "prediction": self.prediction.name,
+                "prediction": self.prediction,
                 "statistics": self.statistics,
             },
             tensors=tensors,

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from ldae.data.artefact import Component, component_sha256, save_component
@@ -22,7 +21,10 @@ from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.stages.components import load_denoiser
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Stage, make_optimiser
+from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+
+UNEXPLAINED_RATE = 0.02
+"""Share of each batch in the running variance of the latents about the regression."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class WarmStartConfig:
     Attributes:
         epochs: Epochs of regression alone before the diffusion loss; 0 as published.
         weight: Weight of the regression term beside the diffusion loss afterwards; 0 as published.
-        lr: Highest learning rate of the linear layer, which may be larger than that of the encoder.
+        lr: Highest learning rate of the encoder during the warm start.
+        regressor_lr: That of the linear layer, which may be larger.
     """
 
     epochs: int = 0
     weight: float = 0.0
     lr: float = 1e-3
+    regressor_lr: float = 1e-3
 
     @property
     def active(self) -> bool:
@@ -104,7 +108,7 @@ class RepresentationStage(Stage):
             encoder = SemanticEncoder(self.encoder_config, size=data.spec.size)
             estimator = GradientEstimator(
                 self.estimator_config,
-                unet=denoiser.unet.config,
+                unet=denoiser.model.unet.config,
                 code_size=self.encoder_config.code_size,
                 latent_shape=(shape[1], shape[2], shape[3]),
             )
@@ -116,10 +120,9 @@ class RepresentationStage(Stage):
             )
         self.learned = Learned(encoder, estimator)
         self.ema = ExponentialAverage(self.learned, decay=self.ema_decay)
-        self.frozen = denoiser.unet.requires_grad_(False)
+        self.frozen = denoiser.model.requires_grad_(False)
         self.normaliser = denoiser.normaliser
-        self.schedule = denoiser.schedule
-        self.prediction_name = denoiser.prediction
+        self.schedule = denoiser.model.schedule
         self.latent_shape = shape[1:]
 
     def _check_parents(self, data: Any) -> None:
@@ -138,21 +141,21 @@ class RepresentationStage(Stage):
 
     def diffusion(self, learned: Learned) -> GuidedDiffusion:
         """The frozen UNet guided by the given networks."""
-        return GuidedDiffusion(
-            self.frozen, learned.estimator, schedule=self.schedule, prediction=self.prediction_name
-        )
+        return GuidedDiffusion(self.frozen, learned.estimator)
 
     def configure_optimizers(self) -> Any:
         """Adam over encoder, estimator and the regression of the warm start."""
         regressor = list(self.regressor.parameters()) if self.regressor is not None else []
         known = {id(parameter) for parameter in regressor}
         others = [parameter for parameter in self.learned.parameters() if id(parameter) not in known]
-        groups: list[dict[str, Any]] = [{"params": others}]
+        groups, config = [others], self.optimiser_config
         if regressor:
-            groups.append({"params": regressor, "lr": self.warm_start.lr})
+            groups.append(regressor)
         warm = round(self.total_steps * self.warm_start.epochs / max(1, self.trainer.max_epochs or 1))
-        phases = [warm, self.total_steps - warm] if 0 < warm < self.total_steps else [self.total_steps]
-        optimiser, schedule = make_optimiser(self.optimiser_config, groups, phases=phases)
+        phases = [Phase(self.total_steps - warm, (config.lr, config.lr))]
+        if warm:
+            phases.insert(0, Phase(warm, (self.warm_start.lr, self.warm_start.regressor_lr)))
+        optimiser, schedule = make_optimiser(config, groups, phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
@@ -166,9 +169,13 @@ class RepresentationStage(Stage):
         return self.learned.estimator.place if self.own_regressor is None else self.own_regressor
 
     def regression_loss(self, y: Tensor, z0: Tensor) -> Tensor:
-        """Mean squared error of the latents regressed from the codes."""
+        """Mean squared error of the latents regressed from the codes; notes what is left at each place."""
         assert self.regressor is not None
-        return functional.mse_loss(self.regressor(y).float(), z0.flatten(1))
+        error = (self.regressor(y).float() - z0.flatten(1)).square()
+        unexplained = self.learned.estimator.unexplained
+        if unexplained is not None:
+            unexplained.lerp_(error.detach().mean(0).reshape(unexplained.shape), UNEXPLAINED_RATE)
+        return error.mean()
 
     def diffusion_loss(self, learned: Learned, z0: Tensor, t: Tensor, noise: Tensor, y: Tensor) -> Tensor:
         """Weighted mean of the squared error of the guided prediction."""
@@ -205,8 +212,7 @@ class RepresentationStage(Stage):
         y = learned.encoder(batch["volume"])
         z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
         target = model.prediction.target(z0, noise, t)
-        output, gradient = model.parts(z, t, y)
-        other = model.parts(z, t, y.roll(1, 0))[1]
+        output, (gradient, other) = model.parts(z, t, [y, y.roll(1, 0)])
         guide = model.prediction.guide
         values = {
             "val/right": (guide(output, gradient, t) - target).square().mean(),

@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,34 +41,47 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
-def learning_rate_factor(config: OptimiserConfig, step: int, *, phases: Sequence[int]) -> float:
-    """The learning rate at an optimiser step as a share of its highest value.
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with a learning-rate schedule of its own.
 
-    Args:
-        config: The schedule.
-        step: Optimiser steps taken so far.
-        phases: Optimiser steps of each phase of the training; the schedule starts again in each.
+    Attributes:
+        steps: Optimiser steps.
+        lrs: Highest learning rate of each parameter group.
     """
+
+    steps: int
+    lrs: tuple[float, ...]
+
+
+def learning_rate(config: OptimiserConfig, step: int, *, phases: Sequence[Phase], group: int = 0) -> float:
+    """The learning rate of a parameter group at an optimiser step; the schedule starts again in each phase."""
+    index = 0
+    while index < len(phases) - 1 and step >= phases[index].steps:
+        step -= phases[index].steps
+        index += 1
+    phase = phases[index]
     if config.schedule == "constant":
-        return 1.0
-    phase = 0
-    while phase < len(phases) - 1 and step >= phases[phase]:
-        step -= phases[phase]
-        phase += 1
-    total = phases[phase]
-    rise = max(1, round(config.warmup * total))
+        return phase.lrs[group]
+    rise = max(1, round(config.warmup * phase.steps))
     if step < rise:
-        return (step + 1) / rise
-    progress = min(1.0, (step - rise) / max(1, total - rise))
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        return phase.lrs[group] * (step + 1) / rise
+    progress = min(1.0, (step - rise) / max(1, phase.steps - rise))
+    return phase.lrs[group] * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def make_optimiser(
-    config: OptimiserConfig, parameters: list[torch.nn.Parameter] | list[dict[str, Any]], *, phases: Sequence[int]
+    config: OptimiserConfig, groups: Sequence[list[torch.nn.Parameter]], *, phases: Sequence[Phase]
 ) -> tuple[Optimizer, LambdaLR]:
-    """Adam over `parameters` with its schedule over the optimiser steps of each phase."""
-    optimiser = torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, phases=phases))
+    """Adam over groups of parameters, with their learning rates over the phases of the training."""
+    parameters = [{"params": group, "lr": 1.0} for group in groups]
+    optimiser = torch.optim.AdamW(parameters, betas=config.betas, weight_decay=config.weight_decay)
+    rates = [partial(_rate, config=config, phases=phases, group=group) for group in range(len(groups))]
+    return optimiser, LambdaLR(optimiser, rates)
+
+
+def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group: int) -> float:
+    return learning_rate(config, step, phases=phases, group=group)
 
 
 class Stage(LightningModule):

@@ -79,6 +79,7 @@ def test_statistics_against_the_closed_form(store: LatentStore) -> None:
         "mean": mean,
         "channel_mean": channel_mean,
         "std": (train - mean).square().mean((0, 2, 3, 4)).sqrt(),
+        "place_std": (train - mean).square().mean(0).sqrt(),
         "channel_std": (train - channel_mean[:, None, None, None]).square().mean((0, 2, 3, 4)).sqrt(),
     }
     for name, value in expected.items():

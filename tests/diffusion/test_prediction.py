@@ -11,6 +11,7 @@ from ldae.diffusion.prediction import (
     add_noise,
     eps_from_v,
     eps_from_x0,
+    gaussian_v,
     v_from,
     x0_from_eps,
     x0_from_v,
@@ -92,3 +93,23 @@ def test_eps_weight_is_both_published_forms(schedule: Schedule, alpha_bar: np.nd
     ratio = alpha_bar / (1 - alpha_bar)
     np.testing.assert_allclose(weight, ratio**0.1 / (1 + ratio), rtol=1e-3)
     np.testing.assert_allclose(weight, alpha_bar**0.1 * (1 - alpha_bar) ** 0.9, rtol=1e-3)
+
+
+def test_gaussian_v_is_the_exact_posterior_mean(schedule: Schedule) -> None:
+    """Against conditioning of the joint normal of (x0, eps) on z, by regression over many draws' moments."""
+    mean, variance = 0.7, torch.tensor(0.09)
+    t = torch.tensor([40, 400, 900])
+    signal = schedule.signal(t, 2).double()
+    z = torch.tensor([[0.3], [-1.2], [2.0]]).double()
+    # cov(v, z) / var(z) from v = sqrt(A) eps - sqrt(1-A) x0 and z = sqrt(A) x0 + sqrt(1-A) eps
+    root = (signal * (1 - signal)).sqrt()
+    slope = root * (1 - variance.double()) / (signal * variance.double() + 1 - signal)
+    expected = -(1 - signal).sqrt() * mean + slope * (z - signal.sqrt() * mean)
+    found = gaussian_v(z, mean=mean, variance=variance.double(), signal=signal)
+    torch.testing.assert_close(found, expected)
+
+
+def test_gaussian_v_of_unit_variance_says_nothing(schedule: Schedule) -> None:
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    found = gaussian_v(z, mean=0.0, variance=torch.ones(3), signal=schedule.signal(LEVELS, 2))
+    torch.testing.assert_close(found, torch.zeros_like(z), atol=1e-6, rtol=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldae.data.artefact import read_json
-from ldae.diffusion.model import GuidedDiffusion
+from ldae.diffusion.model import GuidedDiffusion, LatentDenoiser
 from ldae.diffusion.prediction import add_noise
 from ldae.errors import InputError
 from ldae.evaluation.code import evaluate_code, spread_levels, v_errors
@@ -30,7 +30,7 @@ def test_error_of_a_v_network(scan_set: ScanSet) -> None:
     z, target = add_noise(z0, noise, signal), signal.sqrt() * noise - (1 - signal).sqrt() * z0
     with torch.no_grad():
         right = (model(z, t, y) - target).square().mean((1, 2, 3, 4))
-        none = (model.unet(z, t) - target).square().mean((1, 2, 3, 4))
+        none = (model.denoiser(z, t) - target).square().mean((1, 2, 3, 4))
     found = v_errors(model, z0, t=t, noise=noise, codes=(y, None))
     torch.testing.assert_close(found[0], right)
     torch.testing.assert_close(found[1], none)
@@ -38,7 +38,8 @@ def test_error_of_a_v_network(scan_set: ScanSet) -> None:
 
 def test_error_of_an_eps_network_is_that_of_the_v_it_implies(scan_set: ScanSet) -> None:
     known = scan_set.pipeline.networks.diffusion
-    model = GuidedDiffusion(known.unet, known.estimator, schedule=known.schedule, prediction="eps")
+    denoiser = LatentDenoiser(known.denoiser.unet, schedule=known.schedule, prediction="eps")
+    model = GuidedDiffusion(denoiser, known.estimator)
     z0, noise, y = torch.randn(3, 3, 8, 12, 8), torch.randn(3, 3, 8, 12, 8), torch.randn(3, 12)
     t = torch.tensor([25, 300, 600])
     signal = model.schedule.signal(t, 5)

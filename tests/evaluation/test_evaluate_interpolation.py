@@ -35,7 +35,8 @@ def test_the_true_middle_is_compared_with_everything(material: Material, scan_se
     values, scans = read_json(folder / "result.json")["values"], pd.read_csv(folder / "scans.csv")
     triples = find_triples(scan_set.rows)
     assert (scans.groupby("kind").size() == len(triples)).all()
-    first, middle, last = (scan_set.volumes(scan_set.rows.loc[list(places)]) for places in zip(*triples, strict=True))
+    visits = zip(*triples, strict=True)
+    first, middle, last = (scan_set.volumes(scan_set.rows.loc[list(places)]) for places in visits)
     copied = (ssim(first, middle).mean() + ssim(last, middle).mean()) / 2
     assert values["interpolation_ssim_copy"] == pytest.approx(float(copied), abs=1e-6)
     gain = values["interpolation_ssim"] - values["interpolation_ssim_copy"]

@@ -59,7 +59,7 @@ def test_the_code_reaches_every_block_of_the_estimator(entry: str) -> None:
     )
     y = torch.randn(2, 5, requires_grad=True)
     features = trunk(torch.randn(2, 3, 4, 6, 4), torch.tensor([3, 900]))
-    estimator(features, y).square().sum().backward()
+    estimator(features, y, estimator.latent(y)).square().sum().backward()
     silent = [name for name, p in estimator.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     assert not silent
     assert (y.grad.abs() > 0).all()
@@ -68,7 +68,8 @@ def test_the_code_reaches_every_block_of_the_estimator(entry: str) -> None:
 def test_estimator_starts_at_zero() -> None:
     estimator = GradientEstimator(EstimatorConfig(), unet=SMALL, code_size=5, latent_shape=(4, 6, 4))
     features = UNet(SMALL).trunk(torch.randn(2, 3, 4, 6, 4), torch.tensor([3, 900]))
-    assert (estimator(features, torch.randn(2, 5)) == 0).all()
+    y = torch.randn(2, 5)
+    assert (estimator(features, y, estimator.latent(y)) == 0).all()
 
 
 def test_odd_latents_are_refused() -> None:

@@ -31,7 +31,7 @@ def test_statistics_are_those_of_the_training_codes(pipe: LDAEPipeline, embeddin
     train = embeddings[embeddings["split"] == "train"].filter(regex="^y_").to_numpy(dtype=float)
     assert pipe.statistics.scans == len(train)
     # the cache holds float16
-    np.testing.assert_allclose(pipe.statistics.mean, train.mean(axis=0), atol=2e-3)
+    np.testing.assert_allclose(pipe.statistics.mean, train.mean(axis=0), atol=2e-2)
     np.testing.assert_allclose(pipe.statistics.std, train.std(axis=0, ddof=1), rtol=0.02)
     assert set(pipe.statistics.ranges) == {
         "code distance",

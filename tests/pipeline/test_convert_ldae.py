@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published LDAE layout against its forward pass, restated in plain functions over the published names."""
+"""The published LDAE layout against its forward pass, in plain functions over the published names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from ldae.data.spec import PreprocessingSpec
 from ldae.errors import CheckpointError, InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.unet import UNet, UNetConfig
 from ldae.pipeline.convert import ConversionOptions, convert_checkpoint
 from ldae.pipeline.convert_encoder import convert_encoder
 from ldae.pipeline.convert_ldae import Heads, convert_estimator, convert_unet
@@ -193,7 +194,7 @@ def test_unet_and_estimator_compute_the_same(form: Published) -> None:
     with torch.no_grad():
         features = unet.trunk(z, t)
         assert float((unet(z, t) - expected).abs().max()) < PARITY
-        assert float((estimator(features, y) - expected_shift).abs().max()) < PARITY
+        assert float((estimator.up(features, estimator.code(y)) - expected_shift).abs().max()) < PARITY
     assert expected.std() > 0.1
     assert expected_shift.std() > 0.1
     assert (unet.config.multipliers, unet.config.blocks) == (form.multipliers, form.blocks)
@@ -416,21 +417,24 @@ def test_stage_3_checkpoint_becomes_three_components(encoder: Encoder, tmp_path:
     done = convert_checkpoint(tmp_path / "best.ckpt", tmp_path / "run", kind="ldae", options=OPTIONS)
     autoencoder, stage1 = load_autoencoder(tmp_path / "run" / "autoencoder")
     denoiser, stage2 = load_denoiser(tmp_path / "run" / "denoiser")
-    representation, stage3 = load_representation(
-        tmp_path / "run" / "representation", unet=denoiser.unet.config
-    )
+    config = stage2.config["unet"]
+    unet = UNet(UNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}))
+    weights = {name: value for name, value in stage2.tensors.items() if name.startswith("unet.")}
+    unet.load_state_dict({name.removeprefix("unet."): value for name, value in weights.items()})
+    representation, stage3 = load_representation(tmp_path / "run" / "representation", unet=unet.config)
     x, z, t = torch.rand(1, 1, *SIZE), torch.randn(1, 3, *LATENT), torch.tensor([300])
     form = Published(multipliers=(1, 2), blocks=1)
     with torch.no_grad():
         y = representation.encoder(x)
         assert float((y - encoder(x)).abs().max()) < PARITY
-        assert float((denoiser.unet(z, t) - form.unet(w, z, t)).abs().max()) < PARITY
-        gradient = representation.estimator(denoiser.unet.trunk(z, t), y)
+        assert float((unet(z, t) - form.unet(w, z, t)).abs().max()) < PARITY
+        estimator = representation.estimator
+        gradient = estimator.up(unet.trunk(z, t), estimator.code(y))
         assert float((gradient - form.shift(w, z, t, y)).abs().max()) < PARITY
         assert torch.equal(autoencoder.encode(x)[0], old_autoencoder.encode(x)[0])
         latent = autoencoder.encode(x)[0]
         assert torch.allclose(denoiser.normaliser(latent), 0.8730 * latent)
-    assert denoiser.prediction == "eps"
+    assert (stage2.config["prediction"], stage2.config["statistics"]) == ("eps", "channel")
     assert stage2.parents == {"autoencoder": stage1.sha256}
     assert stage3.parents == {"autoencoder": stage1.sha256, "denoiser": stage2.sha256}
     assert {stage.split for stage in (stage1, stage2, stage3)} == {"a" * 64}

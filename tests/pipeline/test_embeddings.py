@@ -33,7 +33,7 @@ def test_file_holds_codes_and_hashes(
     assert list(table.columns) == list(embeddings.columns)
     assert code_columns(table)[:2] == ["y_000", "y_001"]
     # the cache holds float16
-    np.testing.assert_allclose(code_array(table), code_array(embeddings), atol=5e-3)
+    np.testing.assert_allclose(code_array(table), code_array(embeddings), atol=2e-2)
     pd.testing.assert_frame_equal(table[["subject", "age", "site"]], cohort[["subject", "age", "site"]])
     assert table.attrs["pipeline"] == pipe.sha256
     assert table.attrs["split"] == split_hash(cohort) == pipe.split

@@ -162,7 +162,9 @@ def test_check_says_what_differs_and_how_far_outside(pipe: LDAEPipeline, scans: 
     assert check.to_dict()["novelty"]["verdict"] == check.novelty.verdict
 
 
-@pytest.mark.parametrize("name", ["adult_T1w.nii.gz", "icbm152_T1w.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["adult_T1w.nii.gz", pytest.param("icbm152_T1w.nii.gz", marks=pytest.mark.slow)]
+)
 def test_a_real_head_is_worked_on_and_called_far_outside(
     pipe: LDAEPipeline, name: str, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ UNET = UNetConfig(base=16, multipliers=(1, 2), blocks=1, attention_levels=(1,), 
 SEMANTIC = SemanticConfig(
     code_size=CODE_SIZE,
     token_size=4,
-    backbone=BackboneConfig("ldae.nets.backbones.ConvBackbone", {"channels": [8, 8], "groups": 4}),
+    backbone=BackboneConfig("ldae.nets.backbones.ConvBackbone", {"channels": [8, 8]}),
 )
 SUBJECTS = 14
 
@@ -93,8 +93,11 @@ def shake(module: nn.Module, *, seed: int, size: float = 0.05) -> nn.Module:
         for parameter in module.parameters():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
         for name, buffer in module.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator))
+            # the code's normalisation: small, so that codes differ by about one
+            if name.endswith("running_mean"):
+                buffer.add_(0.02 * torch.randn(buffer.shape, generator=generator))
+            if name.endswith("running_var"):
+                buffer.copy_(2e-4 * (1 + torch.rand(buffer.shape, generator=generator)))
     return module
 
 
