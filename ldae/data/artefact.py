@@ -99,7 +99,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} must be JSON, but reading it failed: {error}. Make it anew.") from error
+        raise CheckpointError(
+            f"{path} must be JSON, but reading it failed: {error}. Make it anew."
+        ) from error
 
 
 def save_component(
@@ -156,7 +158,9 @@ def load_component(folder: str | Path, kind: str) -> Component:
     folder = Path(folder)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: {folder} must be a folder of kind {kind!r}.")
+            raise FileNotFoundError(
+                f"{folder / name} is missing: {folder} must be a folder of kind {kind!r}."
+            )
     document = read_json(folder / CONFIG_NAME)
     found = document.get("kind") if isinstance(document, dict) else None
     if found != kind:

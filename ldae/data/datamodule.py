@@ -79,7 +79,9 @@ class _CohortDataModule(LightningDataModule):
     frame: pd.DataFrame
     cache: VolumeCache
 
-    def __init__(self, *, run_dir: str, cohort: str | None, batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(
+        self, *, run_dir: str, cohort: str | None, batch_size: int, num_workers: int, seed: int
+    ) -> None:
         super().__init__()
         self.run_dir = Path(run_dir)
         self.cohort = Path(cohort) if cohort else self.run_dir / "cohort" / "cohort.csv"
@@ -101,7 +103,9 @@ class _CohortDataModule(LightningDataModule):
         """
         rows = self.frame[self.frame["split"] == split]
         if rows.empty:
-            raise InputError(f"split {split!r} of {self.cohort} must hold scans, got none. Check its split column.")
+            raise InputError(
+                f"split {split!r} of {self.cohort} must hold scans, got none. Check its split column."
+            )
         return rows
 
     def _loader(self, split: str, *, shuffle: bool) -> DataLoader[Batch]:

@@ -99,7 +99,9 @@ class GuidedDiffusion(nn.Module):
             if self.denoiser.prior is not None and latent is not None:
                 signal = self.schedule.signal(t, z.ndim)
                 variance = self.estimator.unexplained
-                gradient = gradient + gaussian_v(z, mean=latent.float(), variance=variance, signal=signal) - gaussian
+                gradient = (
+                    gradient + gaussian_v(z, mean=latent.float(), variance=variance, signal=signal) - gaussian
+                )
             gradients.append(gradient)
         return output, gradients
 

@@ -23,9 +23,7 @@ EpsModel = Callable[[Tensor, Tensor], Tensor]
 """Noise estimate [B, C, ...] from a noised latent [B, C, ...] and its levels [B]."""
 
 
-def _move(
-    z: Tensor, eps: Tensor, here: Tensor, there: Tensor, *, clip_sample: bool
-) -> Tensor:
+def _move(z: Tensor, eps: Tensor, here: Tensor, there: Tensor, *, clip_sample: bool) -> Tensor:
     x0 = x0_from_eps(z, eps, here)
     if clip_sample:
         x0 = x0.clamp(-1, 1)

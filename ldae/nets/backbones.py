@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -115,7 +114,9 @@ class TimmBackbone(SliceBackbone):
         if pretrained and weights is None:
             weights = _cached_timm_weights(name)
         if weights is not None and not os.path.isfile(weights):
-            raise FileNotFoundError(f"backbone weights {weights} are missing. Give the path of a safetensors file.")
+            raise FileNotFoundError(
+                f"backbone weights {weights} are missing. Give the path of a safetensors file."
+            )
         self.net = timm.create_model(name, in_chans=1, num_classes=0, checkpoint_path=weights or "")
         self.width = int(self.net.num_features)
         self.checkpointing = checkpointing

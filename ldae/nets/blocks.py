@@ -65,7 +65,8 @@ class ResidualBlock(nn.Module):
         outputs: Channels out.
         embedding: Width of the time embedding, and of the code embedding.
         groups: Groups of the normalisations.
-        resample: 0.5 halves every axis, 2 doubles it, 1 keeps it.
+        resample: 0.5 halves the axes, 2 doubles them, 1 keeps them.
+        axes: Which of the three axes are resampled.
         with_code: Whether the block takes a code embedding.
         dropout: Dropout before the last convolution.
     """
@@ -78,11 +79,13 @@ class ResidualBlock(nn.Module):
         embedding: int,
         groups: int,
         resample: float = 1,
+        axes: tuple[int, ...] = (0, 1, 2),
         with_code: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.resample = resample
+        self.steps = tuple(2 if axis in axes else 1 for axis in range(3))
         self.norm_in = group_norm(inputs, groups)
         self.conv_in = nn.Conv3d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(embedding, 2 * outputs)
@@ -96,8 +99,8 @@ class ResidualBlock(nn.Module):
         if self.resample == 1:
             return x
         if self.resample < 1:
-            return functional.avg_pool3d(x, 2)
-        return functional.interpolate(x, scale_factor=2, mode="nearest")
+            return functional.avg_pool3d(x, self.steps)
+        return functional.interpolate(x, scale_factor=tuple(map(float, self.steps)), mode="nearest")
 
     def forward(self, x: Tensor, embedding: Tensor, code: Tensor | None = None) -> Tensor:
         """[B, inputs, h, w, d], embeddings [B, E] to [B, outputs, h', w', d']."""

@@ -22,9 +22,11 @@ class EstimatorConfig:
         entry: "modulation" scales and shifts channels of every new block, as published; "modulation+place"
             also lays the code out as a latent, by one linear layer, and shows it to every level: channel
             modulation alone cannot say "larger ventricles, here" when the trunk sees pure noise.
+        code_layers: Linear layers that the code goes through before the blocks; 1 in the published code.
     """
 
     entry: Literal["modulation", "modulation+place"] = "modulation+place"
+    code_layers: Literal[1, 2] = 2
 
 
 class GradientEstimator(nn.Module):
@@ -49,9 +51,9 @@ class GradientEstimator(nn.Module):
         super().__init__()
         self.config = config
         self.latent_shape = (unet.in_channels, *latent_shape)
-        self.code = nn.Sequential(
-            nn.Linear(code_size, unet.embedding), nn.SiLU(), nn.Linear(unet.embedding, unet.embedding)
-        )
+        self.code = nn.Sequential(nn.Linear(code_size, unet.embedding))
+        if config.code_layers == 2:
+            self.code.extend([nn.SiLU(), nn.Linear(unet.embedding, unet.embedding)])
         with_place = config.entry == "modulation+place"
         self.place = zeroed(nn.Linear(code_size, math.prod(self.latent_shape))) if with_place else None
         self.up = UpPath(unet, with_code=True, with_place=with_place)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,11 @@ class PerceptualConfig:
 
 
 def _squeezenet_weights(config: PerceptualConfig) -> Path:
-    path = Path(config.weights) if config.weights else Path(torch.hub.get_dir()) / "checkpoints" / SQUEEZENET_FILE
+    path = (
+        Path(config.weights)
+        if config.weights
+        else Path(torch.hub.get_dir()) / "checkpoints" / SQUEEZENET_FILE
+    )
     if not path.is_file():
         raise InputError(
             f"SqueezeNet weights of the perceptual loss must be at {path}, but there is no such file. Run "

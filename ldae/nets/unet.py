@@ -25,12 +25,13 @@ class UNetConfig:
     Attributes:
         in_channels: Latent channels C.
         base: Channels of the finest level.
-        multipliers: Channels of each level in multiples of `base`; each further level halves all three axes.
+        multipliers: Channels of each level in multiples of `base`; each further level halves the axes.
         blocks: Residual blocks a level.
         attention_levels: Levels with self-attention, 0 the finest.
         head_channels: Channels of an attention head.
         groups: Groups of the normalisations.
         dropout: Dropout inside the residual blocks.
+        downsample_axes: Axes that are halved from level to level; the published code leaves the first one out.
     """
 
     in_channels: int = 3
@@ -41,6 +42,7 @@ class UNetConfig:
     head_channels: int = 64
     groups: int = 32
     dropout: float = 0.0
+    downsample_axes: tuple[int, ...] = (0, 1, 2)
 
     @property
     def embedding(self) -> int:
@@ -54,7 +56,7 @@ class UNetConfig:
 
     @property
     def factor(self) -> int:
-        """Every axis of a latent must be a multiple of this."""
+        """Every axis of a latent that is halved must be a multiple of this."""
         return int(2 ** (len(self.multipliers) - 1))
 
     def skip_widths(self) -> list[int]:
@@ -89,7 +91,13 @@ class _Stage(nn.Module):
 
 
 def _stage(
-    config: UNetConfig, inputs: int, outputs: int, *, attention: bool, resample: float = 1, with_code: bool = False
+    config: UNetConfig,
+    inputs: int,
+    outputs: int,
+    *,
+    attention: bool,
+    resample: float = 1,
+    with_code: bool = False,
 ) -> _Stage:
     block = ResidualBlock(
         inputs,
@@ -97,10 +105,15 @@ def _stage(
         embedding=config.embedding,
         groups=config.groups,
         resample=resample,
+        axes=config.downsample_axes,
         with_code=with_code,
         dropout=config.dropout,
     )
-    heads = SelfAttention(outputs, head_channels=config.head_channels, groups=config.groups) if attention else None
+    heads = (
+        SelfAttention(outputs, head_channels=config.head_channels, groups=config.groups)
+        if attention
+        else None
+    )
     return _Stage(block, heads)
 
 
@@ -127,10 +140,12 @@ class Trunk(nn.Module):
         Raises:
             InputError: An axis of the latent is not a multiple of the network's factor.
         """
-        if any(side % self.config.factor for side in z.shape[2:]):
+        axes = self.config.downsample_axes
+        if any(z.shape[2 + axis] % self.config.factor for axis in axes):
             raise InputError(
-                f"latent sides must be multiples of {self.config.factor} for {len(self.config.multipliers)} levels, "
-                f"got {tuple(z.shape[2:])}. Choose another scan size or fewer multipliers."
+                f"latent sides along axes {axes} must be multiples of {self.config.factor} for "
+                f"{len(self.config.multipliers)} levels, got {tuple(z.shape[2:])}. "
+                "Choose another scan size or fewer multipliers."
             )
         embedding = self.time(t)
         hidden = self.input(z)
@@ -174,7 +189,9 @@ class UpPath(nn.Module):
         self.norm = group_norm(width, config.groups)
         self.output = zeroed(nn.Conv3d(width, config.in_channels, 3, padding=1))
 
-    def forward(self, features: TrunkFeatures, code: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+    def forward(
+        self, features: TrunkFeatures, code: Tensor | None = None, place: Tensor | None = None
+    ) -> Tensor:
         """Trunk features to an output [B, C, h, w, d].
 
         Args:

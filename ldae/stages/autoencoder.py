@@ -139,7 +139,9 @@ class AutoencoderStage(Stage):
         if "perceptual" in self.frozen:
             terms["perceptual"] = self.weights.perceptual * self.frozen["perceptual"](reconstruction, x)
         if self.adversarial:
-            terms["adversarial"] = self.weights.adversarial * (self._verdict(reconstruction) - 1).square().mean()
+            terms["adversarial"] = (
+                self.weights.adversarial * (self._verdict(reconstruction) - 1).square().mean()
+            )
         return terms, reconstruction
 
     def discriminator_loss(self, x: Tensor, reconstruction: Tensor) -> Tensor:

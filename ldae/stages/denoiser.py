@@ -92,7 +92,9 @@ class DenoiserStage(Stage):
 
     def denoiser(self, unet: UNet) -> LatentDenoiser:
         """The UNet over the prior."""
-        return LatentDenoiser(unet, schedule=self.schedule, prediction=self.prediction, prior=self.place_variance)
+        return LatentDenoiser(
+            unet, schedule=self.schedule, prediction=self.prediction, prior=self.place_variance
+        )
 
     def configure_optimizers(self) -> Any:
         """Adam over the UNet."""
@@ -101,7 +103,9 @@ class DenoiserStage(Stage):
         optimiser, schedule = make_optimiser(config, [list(self.unet.parameters())], phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None
+    ) -> None:
         """One optimiser step, then one step of the average."""
         super().optimizer_step(epoch, batch_index, optimizer, closure)
         self.ema.update(self.unet)

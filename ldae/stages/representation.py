@@ -158,7 +158,9 @@ class RepresentationStage(Stage):
         optimiser, schedule = make_optimiser(config, groups, phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None
+    ) -> None:
         """One optimiser step, then one step of the average."""
         super().optimizer_step(epoch, batch_index, optimizer, closure)
         self.ema.update(self.learned)

@@ -198,7 +198,7 @@ def test_a_second_config_overlays_the_first(tiny: Path, ldae) -> None:
     [
         (["--trainer.max_epochs", "many"], ["trainer.max_epochs", "int", "many"]),
         (["--trainer.max_epoch", "3"], ["--trainer.max_epoch"]),
-        (["--model.init_args.widht", "3"], ["widht"]),
+        (["--model.init_args.breadth", "3"], ["breadth"]),
         (["--model.init_args.lr", "high"], ["lr", "float", "high"]),
         (["--model.class_path", "tiny_stage.Nothing"], ["tiny_stage.Nothing"]),
         (["--model.init_args.part.width", "13"], ["width must be another number than 13"]),

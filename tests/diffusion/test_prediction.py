@@ -38,7 +38,9 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(shape, generator=generator).double(), torch.randn(shape, generator=generator).double()
 
 
-def test_forms_are_inverses_of_each_other(schedule: Schedule, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_forms_are_inverses_of_each_other(
+    schedule: Schedule, pair: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     x0, eps = pair
     signal = schedule.signal(LEVELS, 5).double()
     z = add_noise(x0, eps, signal)

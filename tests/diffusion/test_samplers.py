@@ -26,7 +26,7 @@ def samples() -> Tensor:
     return sign * MEAN + SPREAD * torch.randn(20_000, 1, generator=generator)
 
 
-def exact_eps(schedule: Schedule):  # noqa: ANN201
+def exact_eps(schedule: Schedule):
     def eps(z: Tensor, t: Tensor) -> Tensor:
         signal = schedule.signal(t, z.ndim)
         variance = signal * SPREAD**2 + 1 - signal

@@ -72,9 +72,13 @@ def test_wrong_size_is_named() -> None:
         encoder()(torch.rand(1, 1, 12, 16, 11))
 
 
-def test_absent_backbone_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_absent_backbone_weights_say_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"not in the local cache. Run `hf download timm/convnext_small.*pretrained: false"):
+    with pytest.raises(
+        InputError, match=r"not in the local cache. Run `hf download timm/convnext_small.*pretrained: false"
+    ):
         TimmBackbone()
 
 
@@ -85,7 +89,10 @@ def test_timm_backbone_takes_single_channel_slices() -> None:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("no.such.Thing", "must name a class"), ("torch.nn.Linear", "must name a ldae.nets.backbones.SliceBackbone")],
+    [
+        ("no.such.Thing", "must name a class"),
+        ("torch.nn.Linear", "must name a ldae.nets.backbones.SliceBackbone"),
+    ],
 )
 def test_backbone_class_path_is_checked(path: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -93,5 +100,7 @@ def test_backbone_class_path_is_checked(path: str, message: str) -> None:
 
 
 def test_backbone_arguments_are_checked() -> None:
-    with pytest.raises(InputError, match="arguments of ldae.nets.backbones.ConvBackbone must be its arguments"):
+    with pytest.raises(
+        InputError, match="arguments of ldae.nets.backbones.ConvBackbone must be its arguments"
+    ):
         make_backbone(BackboneConfig("ldae.nets.backbones.ConvBackbone", {"colour": 3}))

@@ -9,14 +9,14 @@ from typing import Any
 LOCAL = ("127.", "localhost", "::1", "0.0.0.0")
 
 
-class NetworkUse(RuntimeError):
+class NetworkUseError(RuntimeError):
     """A test tried to leave the machine."""
 
 
 def _check(host: Any) -> None:
     name = host.decode() if isinstance(host, bytes) else host
     if name and not str(name).startswith(LOCAL):
-        raise NetworkUse(f"tests must not use the network, got a connection to {name}")
+        raise NetworkUseError(f"tests must not use the network, got a connection to {name}")
 
 
 def _guard(function: Any) -> Any:

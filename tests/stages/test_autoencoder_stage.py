@@ -57,7 +57,11 @@ def train(stage: AutoencoderStage, folder: Path, *, scans: int = 8, epochs: int 
 
 def adversarial(start: int) -> AutoencoderLossConfig:
     return AutoencoderLossConfig(
-        perceptual=0, adversarial=0.1, adversarial_start=start, discriminator_channels=4, discriminator_layers=1
+        perceptual=0,
+        adversarial=0.1,
+        adversarial_start=start,
+        discriminator_channels=4,
+        discriminator_layers=1,
     )
 
 

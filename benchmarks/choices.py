@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each choice of stages 2 and 3 does: the published recipe, then one choice of ours after the other.
+
+Every row is trained on the same cohort, autoencoder and latents as the demo, for the same number of epochs, and
+measured on the same test scans. Run after `make demo`:
+
+    python benchmarks/choices.py --run-dir outputs/demo --out outputs/choices
+
+It takes about seven minutes a row on two cores and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ldae.cli.main import main
+
+MODEL = "--model.init_args."
+FIGURES = {
+    "code": ("gap_right", "gap_shuffled", "gap_none"),
+    "reconstruction": ("reconstruction_ssim", "semantic_only_ssim", "noise_code_std"),
+    "comparison": ("probe_auc", "probe_age_mae", "ventricle_r2"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what it adds to the row above, in words, and what it still overrides.
+
+    Attributes:
+        name: Name of its run folder.
+        words: What is added.
+        denoiser: Overrides of configs/demo/ldae_pretrain.yaml.
+        representation: Overrides of configs/demo/ldae_repr_learn.yaml.
+    """
+
+    name: str
+    words: str
+    denoiser: tuple[tuple[str, str], ...] = ()
+    representation: tuple[tuple[str, str], ...] = ()
+
+
+NO_PRIOR = (("prior", "none"),)
+CHANNEL = (("statistics", "channel"), *NO_PRIOR)
+EPS = (("prediction", "eps"), *CHANNEL)
+NO_WARM_START = (("warm_start.epochs", "0"), ("warm_start.weight", "0"))
+MODULATION = (("estimator.entry", "modulation"), *NO_WARM_START)
+ATTENTION = (("encoder.pooling", "attention"), *MODULATION)
+LAYERNORM = (("encoder.normalisation", "layernorm"), *ATTENTION)
+
+ROWS = (
+    Row("published", "published recipe: eps, channel statistics, LayerNorm, one query, modulation", EPS, LAYERNORM),
+    Row("v", "v instead of eps", CHANNEL, LAYERNORM),
+    Row("whiten", "code whitened", CHANNEL, ATTENTION),
+    Row("tokens", "all slice tokens", CHANNEL, MODULATION),
+    Row("statistics", "mean of every place taken off", NO_PRIOR, MODULATION),
+    Row("place", "code laid out as a latent", NO_PRIOR, NO_WARM_START),
+    Row("warm_start", "warm start", NO_PRIOR),
+    Row("default", "Gaussian prior by place: the default"),
+)
+
+
+def words(overrides: tuple[tuple[str, str], ...]) -> list[str]:
+    """Overrides as command-line words."""
+    return [part for key, value in overrides for part in (f"{MODEL}{key}", value)]
+
+
+def train(row: Row, *, base: Path, run_dir: Path) -> None:
+    """Stages 2 and 3 of a row, and its measurements, in a run folder that shares the rest with the demo's."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("cohort", "cache", "autoencoder", "latents"):
+        if not (run_dir / name).exists():
+            (run_dir / name).symlink_to((base / name).resolve(), target_is_directory=True)
+    place = ["--run_dir", str(run_dir)]
+    cohort = str(run_dir / "cohort" / "cohort.csv")
+    commands = [
+        ["fit", "--config", "demo/ldae_pretrain.yaml", *place, *words(row.denoiser)],
+        ["fit", "--config", "demo/ldae_repr_learn.yaml", *place, *words(row.representation)],
+        ["embed", "--pipeline", f"{run_dir}/pipeline", "--cohort", cohort, "--cache", f"{run_dir}/cache"]
+        + ["--out", str(run_dir)],
+        *(["probe", "--run-dir", str(run_dir), "--target", target] for target in ("diagnosis", "age")),
+        *(["evaluate", name, "--run-dir", str(run_dir)] for name in FIGURES),
+    ]
+    for command in commands:
+        if main(command):
+            raise SystemExit(f"row {row.name}: ldae {' '.join(command)} failed")
+
+
+def measured(run_dir: Path) -> dict[str, float]:
+    """The figures of a row."""
+    found: dict[str, float] = {}
+    for name, keys in FIGURES.items():
+        values = json.loads((run_dir / "evaluation" / name / "result.json").read_text())["values"]
+        found |= {key: round(values[key], 3) for key in keys}
+    return found
+
+
+def run() -> None:
+    """All rows, the table written after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run-dir", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/choices"))
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    arguments = parser.parse_args()
+    if arguments.fresh:
+        shutil.rmtree(arguments.out, ignore_errors=True)
+    table = []
+    for row in ROWS:
+        train(row, base=arguments.run_dir, run_dir=arguments.out / row.name)
+        table.append({"adds": row.words, **measured(arguments.out / row.name)})
+        pd.DataFrame(table).to_csv(arguments.out / "table.csv", index=False)
+    print(pd.DataFrame(table).to_string(index=False))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldae.cli.verbs import manipulate
+from ldae.data.artefact import write_json
+from ldae.errors import CheckpointError
+from ldae.pipeline import LDAEPipeline
+from ldae.report.renderings import Viewer, read_jobs, short_path
+
+
+def test_jobs_are_found_by_verb(finished_run: Path) -> None:
+    jobs = read_jobs(finished_run)
+    assert set(jobs) == {"reconstruct", "vary", "interpolate", "manipulate"}
+    assert len(jobs["vary"].of(jobs["vary"].sources[0])) == 2
+    assert len(jobs["interpolate"].sources) == 2
+
+
+def test_the_command_renders_the_same(finished_run: Path) -> None:
+    job = read_jobs(finished_run)["manipulate"]
+    words = shlex.split(job.command(job.sources[0]))
+    assert words[:2] == ["ldae", "manipulate"]
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--target"] == ["0.2", "0.8"]
+    assert words[words.index("--target-class") + 1] == "AD"
+    assert words[words.index("--steps") + 1] == "2"
+    assert "--decode-steps" not in words
+    assert manipulate.HELP
+
+
+def test_paths_are_short_inside_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_path(tmp_path / "outputs" / "demo") == "outputs/demo"
+    assert short_path("/elsewhere/scan.nii.gz") == "/elsewhere/scan.nii.gz"
+
+
+def test_scan_and_rendering_share_grid_and_scale(finished_run: Path) -> None:
+    job = read_jobs(finished_run)["reconstruct"]
+    (source,) = job.sources
+    viewer = Viewer(LDAEPipeline.from_pretrained(finished_run / "pipeline", device="cpu"))
+    scan, plain = viewer.source(source), viewer.autoencoder(source)
+    made = viewer.rendered(job.outputs[0]["path"], like=source)
+    assert scan.shape == plain.shape == made.shape == (16, 24, 16)
+    for volume in (scan, plain, made):
+        assert 0 <= volume.min() < volume.max() <= 1
+    expected = viewer.pipeline.read(source).data[0].numpy()
+    np.testing.assert_allclose(scan, expected, atol=1e-5)
+    networks = viewer.pipeline.networks
+    again = networks.expand(networks.compress(viewer.pipeline.read(source).data[None]))[0, 0].numpy()
+    np.testing.assert_allclose(plain, again, atol=1e-5)
+    assert viewer.spacing(source) == pytest.approx((8, 8, 8))
+
+
+def test_a_foreign_record_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "scans" / "other" / "result.json", {"verb": "reconstruct"})
+    with pytest.raises(CheckpointError, match="must be a record of a scan verb"):
+        read_jobs(tmp_path)

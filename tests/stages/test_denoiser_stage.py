@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldae.data.artefact import load_component
+from ldae.data.latents import LatentStats
+from ldae.errors import InputError
+from ldae.nets.unet import UNetConfig
+from ldae.stages.components import load_denoiser
+from ldae.stages.denoiser import DenoiserStage, make_normaliser
+from ldae.stages.stage import OptimiserConfig
+
+UNET = UNetConfig(base=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_channels=8, groups=4)
+DECAY = 0.7
+
+
+class Noted(DenoiserStage):
+    """Keeps the weights as they are after every optimiser step."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.history: list[torch.Tensor] = []
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        self.history.append(flat(self.unet))
+
+
+def flat(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def random_stats() -> LatentStats:
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(3, 4, 6, 4, generator=generator) + 0.01
+    return LatentStats(
+        mean=torch.randn(place.shape, generator=generator),
+        channel_mean=torch.tensor([0.1, -0.2, 0.3]),
+        place_std=place,
+        std=place.square().mean(dim=(1, 2, 3)).sqrt(),
+        channel_std=torch.tensor([1.5, 2.0, 0.5]),
+    )
+
+
+@pytest.mark.parametrize("level", [0, 100, 500, 999])
+def test_loss_at_the_start_is_what_the_prior_leaves(level: int) -> None:
+    """Over Gaussian latents of variance s the prior is exact: the error is Var[v | z_t] = s / (A s + 1 - A)."""
+    stage = DenoiserStage(unet=UNET)
+    variance = torch.rand(3, 4, 6, 4, generator=torch.Generator().manual_seed(1)) * 2
+    stage.place_variance = variance
+    torch.manual_seed(2)
+    z0 = torch.randn(512, 3, 4, 6, 4) * variance.sqrt()
+    t = torch.full((512,), level)
+    with torch.no_grad():
+        loss = stage.loss(stage.denoiser(stage.unet), z0, t, torch.randn_like(z0)).mean()
+    signal = stage.schedule.alpha_bar[level]
+    torch.testing.assert_close(loss, (variance / (signal * variance + 1 - signal)).mean(), rtol=0.02, atol=0)
+
+
+def test_loss_at_the_start_without_prior_is_the_mean_square_of_v() -> None:
+    stage = DenoiserStage(unet=UNET, prior="none")
+    torch.manual_seed(0)
+    z0, noise, t = torch.randn(8, 3, 4, 6, 4), torch.randn(8, 3, 4, 6, 4), torch.randint(1000, (8,))
+    model = stage.denoiser(stage.unet)
+    expected = model.prediction.target(z0, noise, t).square().flatten(1).mean(1)
+    torch.testing.assert_close(stage.loss(model, z0, t, noise).detach(), expected)
+
+
+@pytest.mark.parametrize("other", [{"prediction": "eps"}, {"statistics": "channel"}])
+def test_prior_needs_what_it_speaks_of(other: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"prior place needs .* Set prior: none"):
+        DenoiserStage(unet=UNET, prior="place", **other)
+
+
+def test_prior_is_the_variance_of_each_place_of_the_normalised_latents(
+    tiny_run: Path, train: Callable[..., Any]
+) -> None:
+    stage = DenoiserStage(run_dir=str(tiny_run), unet=UNET)
+    trainer = train(stage, limit_train_batches=1)
+    latents = stage.normaliser(trainer.datamodule.datasets["train"].mean)
+    assert stage.place_variance is not None
+    torch.testing.assert_close(latents.mean(0), torch.zeros(3, 4, 6, 4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.var(0, correction=0), stage.place_variance, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(stage.place_variance.mean(dim=(1, 2, 3)), torch.ones(3), rtol=1e-4, atol=0)
+
+
+def test_average_is_the_closed_form_sum_with_accumulation(tiny_run: Path, train: Callable[..., Any]) -> None:
+    """Seven batches, two to a step: four steps an epoch, the last one with a single batch."""
+    stage = Noted(run_dir=str(tiny_run), unet=UNET, ema_decay=DECAY, optimiser=OptimiserConfig(lr=1e-2))
+    train(stage, batch_size=2, limit_train_batches=7, max_epochs=2, accumulate_grad_batches=2)
+    n = len(stage.history)
+    assert n == 8
+    assert stage.ema.average.n_averaged.item() == n
+    weights = [DECAY ** (n - 1)] + [(1 - DECAY) * DECAY ** (n - 1 - step) for step in range(1, n)]
+    expected = sum(weight * value.double() for weight, value in zip(weights, stage.history, strict=True))
+    torch.testing.assert_close(flat(stage.ema.module).double(), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(stage.history[0], stage.history[-1])
+
+
+@pytest.mark.parametrize("statistics", ["voxel", "channel"])
+def test_a_sampled_latent_moves_by_its_sigma(statistics: str) -> None:
+    torch.manual_seed(0)
+    stats = random_stats()
+    batch = {"mean": torch.randn(2, 3, 4, 6, 4), "sigma": torch.rand(2, 3, 4, 6, 4)}
+    clean = {}
+    for latent in ("mean", "sample"):
+        stage = DenoiserStage(unet=UNET, statistics=statistics, prior="none", latent=latent)
+        stage.normaliser = make_normaliser(stats, stage.statistics)
+        torch.manual_seed(5)
+        clean[latent] = stage.clean_latent(batch)
+    mean, std = (
+        (stats.mean, stats.std)
+        if statistics == "voxel"
+        else (stats.channel_mean[:, None, None, None], stats.channel_std)
+    )
+    torch.testing.assert_close(clean["mean"], (batch["mean"] - mean) / std[:, None, None, None])
+    torch.manual_seed(5)
+    moved = torch.randn_like(batch["sigma"]) * batch["sigma"] / std[:, None, None, None]
+    torch.testing.assert_close(clean["sample"] - clean["mean"], moved, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_exported_says_what_was_trained(
+    branch: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    stage = DenoiserStage(
+        run_dir=str(branch("run", "autoencoder", "latents", "cache")), unet=UNET, ema_decay=DECAY
+    )
+    train(stage)
+    sha = stage.export(tmp_path / "denoiser")
+    component = load_component(tmp_path / "denoiser", "denoiser")
+    assert component.sha256 == sha
+    loaded, _ = load_denoiser(tmp_path / "denoiser")
+    z, t = torch.randn(2, 3, 4, 6, 4), torch.tensor([3, 800])
+    with torch.no_grad():
+        expected = stage.denoiser(stage.ema.module)(z, t)
+        torch.testing.assert_close(loaded.model(z, t), expected, rtol=1e-4, atol=1e-5)
+        plain = stage.denoiser(stage.unet)(z, t)
+    assert not torch.allclose(expected, plain, rtol=1e-4, atol=1e-5)
