@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: no network, neither here nor in the processes that a test starts; one tiny run."""
+"""What holds for every test: no network, neither here nor in the processes that it starts; one tiny run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a tiny pipeline (16x24x16 at 10 mm), trained through the command line. Read it only."""
-    if "DEVTINY" in os.environ:
-        return Path("/tmp/tinyrun")
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

@@ -43,7 +43,7 @@ def pipe(tiny_run: Path) -> LDAEPipeline:
 
 @pytest.fixture(scope="session")
 def oblique(test_rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A test subject's scan as another scanner would have stored it: axes L, I, A, turned, moved, one slice more."""
+    """A test subject's scan as another scanner might store it: axes L, I, A, turned, moved, a slice more."""
     image = nib.load(test_rows["path"].iloc[0])
     turned = image.as_reoriented(
         nib.orientations.ornt_transform(nib.io_orientation(image.affine), axcodes2ornt("LIA"))

@@ -169,7 +169,8 @@ def load_component(folder: str | Path, kind: str) -> Component:
     if weights != document["weights_sha256"]:
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME} has sha256 {weights[:12]}, but {CONFIG_NAME} beside it was written for "
-            f"{document['weights_sha256'][:12]}: the folder is damaged or mixed. Make it anew or copy it whole."
+            f"{document['weights_sha256'][:12]}: the folder is damaged or mixed. "
+            "Make it anew or copy it whole."
         )
     try:
         tensors = load_file(folder / WEIGHTS_NAME)

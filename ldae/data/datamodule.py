@@ -113,7 +113,8 @@ class _CohortDataModule(LightningDataModule):
         size = len(dataset)  # type: ignore[arg-type]
         if shuffle and size < self.batch_size:
             raise InputError(
-                f"batch_size must be at most the {size} {split} scans of {self.cohort}, got {self.batch_size}."
+                f"batch_size must be at most the {size} {split} scans of {self.cohort}, "
+                f"got {self.batch_size}."
             )
         return DataLoader(
             dataset,
@@ -123,6 +124,9 @@ class _CohortDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=shuffle,
+            # every new iterator draws a seed for workers: not from the stream that the training noise comes from,
+            # since a resumed run makes its first iterator earlier than one that goes on
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -228,8 +232,8 @@ class LatentDataModule(_CohortDataModule):
         missing = self.store.missing(keys)
         if missing:
             raise InputError(
-                f"latents of {len(missing)} of {len(keys)} scans are missing or stale in {self.store.folder}. "
-                f"Run first: python run_cli.py latents --run_dir {self.run_dir}"
+                f"latents of {len(missing)} of {len(keys)} scans are missing or stale in "
+                f"{self.store.folder}. Run first: python run_cli.py latents --run_dir {self.run_dir}"
             )
         mean, sigma = self.store.load(keys)
         return LatentDataset(mean, sigma, VolumeDataset(self.cache, paths) if self.volumes else None)

@@ -40,9 +40,9 @@ VENTRICLE_PER_YEAR = 0.026  # of the logarithm
 VENTRICLE_PER_SEVERITY = 0.63
 VENTRICLE_SPREAD = 0.10
 ATROPHY_AT_60 = 4.0  # percent of cortical volume lost, against the anatomy that the subject is warped from
-ATROPHY_PER_YEAR = 0.25
-ATROPHY_PER_SEVERITY = 7.0
-ATROPHY_SPREAD = 2.0
+ATROPHY_PER_YEAR = 0.35
+ATROPHY_PER_SEVERITY = 2.0
+ATROPHY_SPREAD = 1.5
 
 GAMMA = (0.9, 1.1)
 SCALE = (0.8, 1.2)

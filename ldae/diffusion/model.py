@@ -58,10 +58,11 @@ class LatentDenoiser(nn.Module):
 
 
 class GuidedDiffusion(nn.Module):
-    """eps_hat(z_t, t, y) from the frozen denoiser and the gradient estimator over its trunk (PDAE, arXiv 2212.12990).
+    """eps_hat(z_t, t, y) from the frozen denoiser and the gradient estimator over its trunk.
 
-    Where the denoiser has a Gaussian prior and the estimator lays the code out as a latent, G starts from the
-    difference that the code makes to the prior: its mean becomes that latent, its variance what the code leaves.
+    As in PDAE (arXiv 2212.12990). Where the denoiser has a Gaussian prior and the estimator lays the code out
+    as a latent, G starts from the difference that the code makes to the prior: its mean becomes that latent,
+    its variance what the code leaves.
 
     Args:
         denoiser: Stage 2's denoiser.

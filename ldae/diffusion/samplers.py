@@ -8,6 +8,7 @@ unless asked, since latents of unit variance do not lie in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -64,7 +65,7 @@ def encode(
     _check_solver(solver)
     grid = schedule.grid(steps)
     z = z0
-    for here, there in zip(grid[:-1], grid[1:], strict=True):
+    for here, there in pairwise(grid):
         asked = there if solver == "ddim-next" else here
         eps = model(z, torch.full((len(z),), asked, device=z.device))
         z = _move(z, eps, schedule.alpha_bar[here], schedule.alpha_bar[there], clip_sample=clip_sample)

@@ -48,7 +48,7 @@ def evaluate_counterfactual(
     decode_steps: int = 10,
     solver: Solver = "ddim-next",
     seed: int = 0,
-    limit: int | None = 48,
+    limit: int | None = 40,
     device: str = "auto",
     progress: bool = False,
     run_dir: str | Path | None = None,

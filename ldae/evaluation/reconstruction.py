@@ -42,7 +42,7 @@ def evaluate_reconstruction(
     decode_steps: int | None = None,
     solver: Solver = "ddim-next",
     seed: int = 0,
-    limit: int | None = 64,
+    limit: int | None = 48,
     device: str = "auto",
     progress: bool = False,
     run_dir: str | Path | None = None,

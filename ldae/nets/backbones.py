@@ -60,7 +60,9 @@ def make_backbone(config: BackboneConfig) -> SliceBackbone:
 
 
 class ConvBackbone(SliceBackbone):
-    """Small network for small scans: a patch stem, then strided convolutions; the token keeps where things are.
+    """Small network for small scans: a patch stem, then strided convolutions.
+
+    The token keeps where things are.
 
     Args:
         channels: Channels of the stem and of each convolution after it.
@@ -91,7 +93,9 @@ class ConvBackbone(SliceBackbone):
 
 
 class TimmBackbone(SliceBackbone):
-    """A 2D network of timm, its first convolution summed to one channel (published: ConvNeXt-Small, ImageNet).
+    """A 2D network of timm, its first convolution summed to one channel.
+
+    Published: ConvNeXt-Small, ImageNet.
 
     Args:
         name: timm's name of the architecture.

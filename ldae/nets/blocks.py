@@ -27,7 +27,10 @@ def zeroed(module: ModuleT) -> ModuleT:
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Store the weights of all 3D convolutions channels-last, in place: a CPU runs them up to twice as fast."""
+    """Store the weights of all 3D convolutions channels-last, in place.
+
+    A CPU runs them up to twice as fast.
+    """
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             part.to(memory_format=torch.channels_last_3d)

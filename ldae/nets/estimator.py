@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient estimator G(z_t, t, y): what the semantic code adds to the frozen denoiser (PDAE, arXiv 2212.12990)."""
+"""The gradient estimator G(z_t, t, y): what the semantic code adds to the frozen denoiser.
+
+As in PDAE (arXiv 2212.12990).
+"""
 
 from __future__ import annotations
 

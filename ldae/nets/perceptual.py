@@ -37,9 +37,9 @@ def _squeezenet_weights(config: PerceptualConfig) -> Path:
     if not path.is_file():
         raise InputError(
             f"SqueezeNet weights of the perceptual loss must be at {path}, but there is no such file. Run "
-            "`python -c \"import torchvision; torchvision.models.squeezenet1_1(weights='DEFAULT')\"` once where "
-            "there is a network, give their path as model.init_args.perceptual.weights, or switch the loss off "
-            "with model.init_args.loss.perceptual: 0."
+            "`python -c \"import torchvision; torchvision.models.squeezenet1_1(weights='DEFAULT')\"` once "
+            "where there is a network, give their path as model.init_args.perceptual.weights, or switch the "
+            "loss off with model.init_args.loss.perceptual: 0."
         )
     return path
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 2.5D semantic encoder: a scan's slices through a 2D backbone, pooled to one code (LDAE, arXiv 2504.08635)."""
+"""The 2.5D semantic encoder: a scan's slices through a 2D backbone, pooled to one code.
+
+As in LDAE (arXiv 2504.08635).
+"""
 
 from __future__ import annotations
 

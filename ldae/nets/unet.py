@@ -162,7 +162,8 @@ class UpPath(nn.Module):
     Args:
         config: Size of the UNet.
         with_code: Whether the residual blocks take a code embedding.
-        with_place: Whether each level takes a volume, added through a 1x1x1 convolution where the level begins.
+        with_place: Whether each level takes a volume, added through a 1x1x1 convolution where the level
+            begins.
     """
 
     def __init__(self, config: UNetConfig, *, with_code: bool = False, with_place: bool = False) -> None:

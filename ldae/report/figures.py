@@ -251,18 +251,13 @@ def _padded(values: NDArray[np.float64]) -> tuple[float, float]:
     return low - edge, high + edge
 
 
-def line_figure(
-    lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    x: str,
-    y: str,
-    title: str = "",
-    logarithmic: bool = False,
-) -> Figure:
+def line_figure(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str) -> Figure:
     """A few named lines over one axis, each as (x, y)."""
     with rc_context(STYLE):
         figure = Figure(figsize=(0.62 * WIDTH, 3.2), layout="constrained")
-        _lines(figure.subplots(), lines, x=x, y=y, title=title, logarithmic=logarithmic)
+        axis = figure.subplots()
+        _lines(axis, lines, x=x, y=y)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(lines), borderaxespad=0.2)
     return figure
 
 
@@ -273,19 +268,13 @@ def training_figure(stages: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike
         for axis, (stage, lines) in zip(
             figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True
         ):
-            _lines(axis, lines, x="optimiser steps", y="", title=stage, logarithmic=True)
+            _lines(axis, lines, x="optimiser steps", y="")
+            _scale_by_factors(axis, lines)
+            axis.set_title(stage)
     return figure
 
 
-def _lines(
-    axis: Axes,
-    lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    x: str,
-    y: str,
-    title: str,
-    logarithmic: bool,
-) -> None:
+def _lines(axis: Axes, lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str) -> None:
     colours = (BLUE, RUST, GOLD, QUIET, INK)
     for number, (name, (steps, values)) in enumerate(lines.items()):
         few = np.size(steps) <= 40
@@ -298,14 +287,15 @@ def _lines(
             markersize=3,
             linewidth=1.6 if few else 1.1,
         )
-    if logarithmic:
-        axis.set_yscale("log", subs=(2, 3, 4, 6))
-        axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.yaxis.set_minor_formatter(ScalarFormatter() if _is_narrow(lines) else NullFormatter())
-        axis.grid(visible=True, which="minor", linewidth=0.3)
     axis.set(xlabel=x, ylabel=y)
-    axis.set_title(title)
     axis.legend()
+
+
+def _scale_by_factors(axis: Axes, lines: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> None:
+    axis.set_yscale("log", subs=(2, 3, 4, 6))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter() if _is_narrow(lines) else NullFormatter())
+    axis.grid(visible=True, which="minor", linewidth=0.3)
 
 
 def _is_narrow(lines: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bool:

@@ -47,7 +47,7 @@ class Job:
 
     def of(self, source: Path) -> list[dict[str, Any]]:
         """The outputs of one source."""
-        return [output for output in self.outputs if output["source"] == str(source)]
+        return [output for output in self.outputs if Path(output["source"]).absolute() == source]
 
     def command(self, *sources: Path) -> str:
         """The command that renders these sources again."""
@@ -100,7 +100,7 @@ def read_jobs(run_dir: Path) -> dict[str, Job]:
                 verb=document["verb"],
                 folder=path.parent,
                 pipeline=Path(document["pipeline"]["folder"]),
-                sources=tuple(map(Path, document["sources"])),
+                sources=tuple(Path(source).absolute() for source in document["sources"]),
                 outputs=tuple(document["outputs"]),
             )
         except (KeyError, TypeError) as error:

@@ -46,7 +46,9 @@ def kl_divergence(mean: Tensor, sigma: Tensor) -> Tensor:
 
 
 class AutoencoderStage(Stage):
-    """Trains the autoencoder with L1, KL, perceptual and, after a warm-up, adversarial loss; exports its average.
+    """Trains the autoencoder with L1, KL, perceptual and, after a warm-up, adversarial loss.
+
+    Exports its average.
 
     Args:
         run_dir: Folder of the run.

@@ -43,7 +43,8 @@ class DenoiserStage(Stage):
         schedule: Noise schedule.
         prediction: What the UNet predicts: "v", or "eps" as published.
         statistics: Mean that is taken off the latents: "voxel" (per place) or "channel" (as published).
-        prior: "place" lets the network say what a Gaussian of each place's variance cannot; "none" as published.
+        prior: "place" lets the network say what a Gaussian of each place's variance cannot; "none" as
+            published.
         latent: Train on posterior means, or on samples of the posterior.
         optimiser: Adam and its schedule.
         ema_decay: Decay of the weight average.
@@ -74,7 +75,8 @@ class DenoiserStage(Stage):
         self.prior = prior
         if prior == "place" and (prediction != "v" or statistics != "voxel"):
             raise InputError(
-                f"prior place needs prediction v and statistics voxel, got {prediction} and {statistics}. Set prior: none."
+                f"prior place needs prediction v and statistics voxel, got {prediction} and {statistics}. "
+                "Set prior: none."
             )
         self.statistics: StatisticsName = statistics
         self.latent = latent

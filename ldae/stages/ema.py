@@ -12,9 +12,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class ExponentialAverage(nn.Module, Generic[ModuleT]):
-    """Weights averaged as m_1 = w_1, m_n = decay m_{n-1} + (1 - decay) w_n; call `update` once per optimiser step.
+    """Weights averaged as m_1 = w_1, m_n = decay m_{n-1} + (1 - decay) w_n.
 
-    Buffers, such as the running statistics of a whitening layer, are copied, not averaged.
+    Call `update` once per optimiser step. Buffers, such as the running statistics of a whitening layer, are
+    copied, not averaged.
 
     Args:
         module: The module in training.

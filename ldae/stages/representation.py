@@ -130,13 +130,13 @@ class RepresentationStage(Stage):
         if self.parent.parents["autoencoder"] != autoencoder:
             raise CheckpointError(
                 f"{self.run_dir / 'denoiser'} was trained on latents of autoencoder "
-                f"{self.parent.parents['autoencoder'][:12]}, but {self.run_dir / 'autoencoder'} is {autoencoder[:12]}. "
-                "Train the denoiser again, or bring its autoencoder back."
+                f"{self.parent.parents['autoencoder'][:12]}, but {self.run_dir / 'autoencoder'} is "
+                f"{autoencoder[:12]}. Train the denoiser again, or bring its autoencoder back."
             )
         if self.parent.split != data.split_hash:
             raise CheckpointError(
-                f"{self.run_dir / 'denoiser'} was trained on split {str(self.parent.split)[:12]}, but {data.cohort} "
-                f"has split {data.split_hash[:12]}. Use one split for all stages."
+                f"{self.run_dir / 'denoiser'} was trained on split {str(self.parent.split)[:12]}, but "
+                f"{data.cohort} has split {data.split_hash[:12]}. Use one split for all stages."
             )
 
     def diffusion(self, learned: Learned) -> GuidedDiffusion:
@@ -204,7 +204,7 @@ class RepresentationStage(Stage):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """Is the code used? The error with the scan's own code, another scan's, and none, at the same noise."""
+        """Is the code used? The error with the scan's own code, another's, and none, at the same noise."""
         z0 = self.normaliser(batch["mean"])
         learned = self.ema.module
         model = self.diffusion(learned)

@@ -55,7 +55,7 @@ class Phase:
 
 
 def learning_rate(config: OptimiserConfig, step: int, *, phases: Sequence[Phase], group: int = 0) -> float:
-    """The learning rate of a parameter group at an optimiser step; the schedule starts again in each phase."""
+    """The learning rate of a parameter group at an optimiser step; each phase starts the schedule again."""
     index = 0
     while index < len(phases) - 1 and step >= phases[index].steps:
         step -= phases[index].steps
@@ -87,8 +87,9 @@ def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group:
 class Stage(LightningModule):
     """One training stage of the pipeline.
 
-    Every epoch starts from a seed of its own, so that a run that was killed and goes on from the end of an epoch
-    draws what an uninterrupted run draws. Parts named `frozen` stay in eval mode and out of checkpoints.
+    Every epoch starts from a seed of its own, so that a run that was killed and goes on from the end of an
+    epoch draws what an uninterrupted run draws. Parts named `frozen` stay in eval mode and out of
+    checkpoints.
 
     Args:
         run_dir: Folder of the run, where earlier stages lie and this one is written.

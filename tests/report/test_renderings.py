@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import argparse
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ldae.cli.verbs import manipulate
 from ldae.data.artefact import write_json
 from ldae.errors import CheckpointError
 from ldae.pipeline import LDAEPipeline
@@ -22,20 +23,33 @@ def test_jobs_are_found_by_verb(finished_run: Path) -> None:
 
 
 def test_the_command_renders_the_same(finished_run: Path) -> None:
+    for verb, job in read_jobs(finished_run).items():
+        program, named, *words = shlex.split(job.command(*job.sources))
+        assert (program, named) == ("ldae", verb)
+        parser = argparse.ArgumentParser()
+        import_module(f"ldae.cli.verbs.{verb}").add_arguments(parser)
+        args = parser.parse_intermixed_args(words)
+        assert (args.steps, args.decode_steps, args.out) == (2, None, job.folder)
     job = read_jobs(finished_run)["manipulate"]
     words = shlex.split(job.command(job.sources[0]))
-    assert words[:2] == ["ldae", "manipulate"]
     assert [words[place + 1] for place, word in enumerate(words) if word == "--target"] == ["0.2", "0.8"]
     assert words[words.index("--target-class") + 1] == "AD"
-    assert words[words.index("--steps") + 1] == "2"
-    assert "--decode-steps" not in words
-    assert manipulate.HELP
 
 
 def test_paths_are_short_inside_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert short_path(tmp_path / "outputs" / "demo") == "outputs/demo"
     assert short_path("/elsewhere/scan.nii.gz") == "/elsewhere/scan.nii.gz"
+
+
+def test_records_of_relative_paths_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = {"path": "scans/out.nii.gz", "source": "scan.nii.gz", "desc": "reconstruction"}
+    document = {"verb": "reconstruct", "pipeline": {"folder": "pipeline"}, "outputs": [output]}
+    write_json(tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}})
+    (job,) = read_jobs(tmp_path).values()
+    assert job.sources == (tmp_path / "scan.nii.gz",)
+    assert job.of(job.sources[0]) == [output]
 
 
 def test_scan_and_rendering_share_grid_and_scale(finished_run: Path) -> None:

@@ -50,7 +50,7 @@ def random_stats() -> LatentStats:
 
 @pytest.mark.parametrize("level", [0, 100, 500, 999])
 def test_loss_at_the_start_is_what_the_prior_leaves(level: int) -> None:
-    """Over Gaussian latents of variance s the prior is exact: the error is Var[v | z_t] = s / (A s + 1 - A)."""
+    """Over Gaussian latents of variance s the prior is exact: it leaves Var[v | z_t] = s / (A s + 1 - A)."""
     stage = DenoiserStage(unet=UNET)
     variance = torch.rand(3, 4, 6, 4, generator=torch.Generator().manual_seed(1)) * 2
     stage.place_variance = variance
@@ -121,7 +121,7 @@ def test_a_sampled_latent_moves_by_its_sigma(statistics: str) -> None:
     )
     torch.testing.assert_close(clean["mean"], (batch["mean"] - mean) / std[:, None, None, None])
     torch.manual_seed(5)
-    moved = torch.randn_like(batch["sigma"]) * batch["sigma"] / std[:, None, None, None]
+    moved = torch.randn_like(batch["sigma"]) * batch["sigma"] / std
     torch.testing.assert_close(clean["sample"] - clean["mean"], moved, rtol=1e-4, atol=1e-5)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,7 @@ def test_warm_start_trains_the_layer_that_lays_the_code_out(tiny_run: Path, trai
     assert torch.equal(unexplained, stage.ema.module.estimator.unexplained)
 
 
-def test_after_the_warm_start_the_regression_stays_beside_the_diffusion_loss(
-    tiny_run: Path, train: Train
-) -> None:
+def test_the_regression_stays_beside_the_diffusion_loss(tiny_run: Path, train: Train) -> None:
     stage = make(tiny_run, warm_start=WarmStartConfig(epochs=1, weight=0.5))
     train(stage, max_epochs=2, limit_train_batches=2)
     assert len(stage.errors) == 4
@@ -185,9 +184,7 @@ def test_the_published_form_takes_steps(branch: Callable[..., Path], train: Trai
     denoiser.export(run / "denoiser")
     stage = make(
         run,
-        encoder=SemanticConfig(
-            code_size=16, pooling="attention", normalisation="layernorm", backbone=BACKBONE
-        ),
+        encoder=replace(ENCODER, pooling="attention", normalisation="layernorm"),
         estimator=EstimatorConfig(entry="modulation"),
     )
     trainer = train(stage)
@@ -218,5 +215,5 @@ def test_a_denoiser_of_another_split_is_refused(
     swapped = frame["split"].map({"train": "train", "val": "test", "test": "val", "cal": "cal"})
     cohort = tmp_path / "swapped.csv"
     write_cohort(pd.DataFrame({**frame, "split": swapped}), cohort)
-    with pytest.raises(CheckpointError, match="was trained on split .* Use one split for all stages"):
+    with pytest.raises(CheckpointError, match=r"was trained on split .* Use one split for all stages"):
         train(make(branch("other", *EARLIER)), cohort=cohort)

@@ -24,7 +24,7 @@ FORMS = {
 PUBLISHED_SIZED = [form for form in FORMS if not form.startswith("demo/")]
 MISSING = {
     "aekl": "SqueezeNet weights of the perceptual loss must be at",
-    "ldae_repr_learn": "ImageNet weights of backbone 'convnext_small.fb_in22k_ft_in1k' are not in the local cache",
+    "ldae_repr_learn": "ImageNet weights of backbone 'convnext_small.fb_in22k_ft_in1k' are not in the local",
 }
 # sizes, and what needs weights that are not there
 SMALL = {
@@ -126,15 +126,11 @@ def test_unchanged_and_without_a_cache_it_stops_with_one_sentence(
         *(("autoencoder", "latents", "denoiser") if name == "ldae_repr_learn" else ()),
     ):
         (run / part).symlink_to(tiny_run / part)
-    said = fit(form, "--run_dir", run, *_own_cohort(tiny_run))
+    said = fit(form, "--run_dir", run, f"--data.init_args.cohort={tiny_run / 'cohort' / 'cohort.csv'}")
     assert said.code == 2
     assert MISSING[name] in said.err
     assert len([line for line in said.err.splitlines() if line.startswith("ldae: ")]) == 1
     assert "Traceback" not in said.err
-
-
-def _own_cohort(tiny_run: Path) -> list[str]:
-    return [f"--data.init_args.cohort={tiny_run / 'cohort' / 'cohort.csv'}"]
 
 
 @pytest.mark.parametrize("form", PUBLISHED_SIZED)
