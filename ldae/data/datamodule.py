@@ -116,10 +116,14 @@ class _CohortDataModule(LightningDataModule):
                 f"batch_size must be at most the {size} {split} scans of {self.cohort}, "
                 f"got {self.batch_size}."
             )
+        sampler = EpochSampler(size, seed=self.seed) if shuffle else None
+        if sampler is not None and self.trainer is not None:
+            # worker processes are made before Lightning tells the sampler the epoch that a resumed run begins with
+            sampler.epoch = self.trainer.fit_loop.epoch_progress.current.processed
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(size, seed=self.seed) if shuffle else None,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -75,8 +75,9 @@ def test_exponential_of_the_negative_is_the_inverse() -> None:
     there, back = exponential(velocity, GRID), exponential(-velocity, GRID)
     assert there.abs().max() > 8
     residual = inner(compose(back, there, GRID))
-    assert residual.square().sum(0).sqrt().max() < 0.5
-    assert residual.square().sum(0).mean().sqrt() < 0.1
+    # a quarter of the 5 mm between the nodes that hold the map
+    assert residual.square().sum(0).sqrt().max() < 1.25
+    assert residual.square().sum(0).mean().sqrt() < 0.3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -109,7 +110,7 @@ def test_field_of_divergence_has_that_divergence() -> None:
     source = ball - shell * ball.sum() / shell.sum()
     field, divergence = field_of_divergence(source, spacing=spacing, sigma=4.0)
     measured = sum(np.gradient(field[axis], spacing, axis=axis) for axis in range(3))
-    np.testing.assert_allclose(measured, divergence, atol=0.02)
+    np.testing.assert_allclose(measured, divergence, atol=0.03)
     middle = field[0, :, 28, 20]
     assert middle[30] > 0 > middle[18]
     assert abs(middle[0]) < 0.02 * abs(middle).max()

@@ -38,7 +38,7 @@ def test_prior_alone_encodes_any_spread_to_unit_noise(spread: Tensor) -> None:
     noise = encode(model.eps_model(None), z0, schedule=model.schedule, steps=100)
     per_place = noise.square().mean(0).sqrt()
     assert per_place.mean().item() == pytest.approx(1, abs=0.06)
-    assert per_place.mean((1, 2, 3)).min() > 0.9
+    assert per_place.mean((1, 2, 3)).min() > 0.8
     back = decode(model.eps_model(None), noise, schedule=model.schedule, steps=100)
     assert ((back - z0).square().mean() / z0.square().mean()).sqrt() < 0.03
 

@@ -30,7 +30,11 @@ def test_shapes_and_attention(pooling: str, plane: str, slices: int) -> None:
 def test_order_of_slices_matters(pooling: str) -> None:
     net = encoder(pooling=pooling).eval()
     x = torch.rand(1, 1, *SIZE)
-    assert (net(x) - net(x.flip(4))).abs().max() > 1e-3
+    # untrained attention is nearly uniform, so that the order shows little, but far above rounding
+    assert (net(x) - net(x.flip(4))).abs().max() > 1e-5
+    if pooling != "tokens":
+        net.pooling.positions.zero_()
+        assert (net(x) - net(x.flip(4))).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 2), ("coronal", 3), ("axial", 4)])

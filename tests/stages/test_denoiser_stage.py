@@ -121,7 +121,7 @@ def test_a_sampled_latent_moves_by_its_sigma(statistics: str) -> None:
     )
     torch.testing.assert_close(clean["mean"], (batch["mean"] - mean) / std[:, None, None, None])
     torch.manual_seed(5)
-    moved = torch.randn_like(batch["sigma"]) * batch["sigma"] / std
+    moved = torch.randn_like(batch["sigma"]) * batch["sigma"] / std[:, None, None, None]
     torch.testing.assert_close(clean["sample"] - clean["mean"], moved, rtol=1e-4, atol=1e-5)
 
 
