@@ -55,7 +55,12 @@ ATTENTION = (("encoder.pooling", "attention"), *MODULATION)
 LAYERNORM = (("encoder.normalisation", "layernorm"), *ATTENTION)
 
 ROWS = (
-    Row("published", "published recipe: eps, channel statistics, LayerNorm, one query, modulation", EPS, LAYERNORM),
+    Row(
+        "published",
+        "published recipe: eps, channel statistics, LayerNorm, one query, modulation",
+        EPS,
+        LAYERNORM,
+    ),
     Row("v", "v instead of eps", CHANNEL, LAYERNORM),
     Row("whiten", "code whitened", CHANNEL, ATTENTION),
     Row("tokens", "all slice tokens", CHANNEL, MODULATION),

@@ -80,7 +80,12 @@ def test_several_codes_share_one_trunk_and_equal_single_calls() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    z, t, a, b = torch.randn(2, 3, *LATENT), torch.tensor([10, 700]), torch.randn(2, CODE), torch.randn(2, CODE)
+    z, t, a, b = (
+        torch.randn(2, 3, *LATENT),
+        torch.tensor([10, 700]),
+        torch.randn(2, CODE),
+        torch.randn(2, CODE),
+    )
     output, (first, second) = model.parts(z, t, [a, b])
     torch.testing.assert_close(model(z, t, a), output + first)
     torch.testing.assert_close(model(z, t, b), output + second)

@@ -37,7 +37,6 @@ AUTOENCODER = Case(
     "autoencoder",
     ("cache",),
     (
-        "--data.init_args.batch_size=1",
         "--model.init_args.loss.adversarial=0.1",
         "--model.init_args.loss.adversarial_start=0",
         "--model.init_args.loss.discriminator_channels=8",
@@ -71,7 +70,11 @@ def start_and_kill(command: list[str], *, record: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(AUTOENCODER, id="autoencoder"), pytest.param(REPRESENTATION, id="representation")]
+    "case",
+    [
+        pytest.param(AUTOENCODER, id="autoencoder", marks=pytest.mark.slow),
+        pytest.param(REPRESENTATION, id="representation"),
+    ],
 )
 def test_killed_and_started_again_ends_with_the_same_weights(
     case: Case, tiny_run: Path, branch: Callable[..., Path], capfd: pytest.CaptureFixture[str]
