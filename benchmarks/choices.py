@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each choice of stages 2 and 3 does: the published recipe, then one choice of ours after the other.
 
-Every row is trained on the same cohort, autoencoder and latents as the demo, for the same number of epochs, and
+Every row is trained on the same cohort, autoencoder and latents as the demo, for as many epochs, and
 measured on the same test scans. Run after `make demo`:
 
     python benchmarks/choices.py --run-dir outputs/demo --out outputs/choices
@@ -87,8 +87,10 @@ def train(row: Row, *, base: Path, run_dir: Path) -> None:
     commands = [
         ["fit", "--config", "demo/ldae_pretrain.yaml", *place, *words(row.denoiser)],
         ["fit", "--config", "demo/ldae_repr_learn.yaml", *place, *words(row.representation)],
-        ["embed", "--pipeline", f"{run_dir}/pipeline", "--cohort", cohort, "--cache", f"{run_dir}/cache"]
-        + ["--out", str(run_dir)],
+        [
+            *("embed", "--pipeline", f"{run_dir}/pipeline", "--cohort", cohort),
+            *("--cache", f"{run_dir}/cache", "--out", str(run_dir)),
+        ],
         *(["probe", "--run-dir", str(run_dir), "--target", target] for target in ("diagnosis", "age")),
         *(["evaluate", name, "--run-dir", str(run_dir)] for name in FIGURES),
     ]

@@ -118,7 +118,7 @@ class _CohortDataModule(LightningDataModule):
             )
         sampler = EpochSampler(size, seed=self.seed) if shuffle else None
         if sampler is not None and self.trainer is not None:
-            # worker processes are made before Lightning tells the sampler the epoch that a resumed run begins with
+            # workers are made before Lightning tells the sampler the epoch that a resumed run begins with
             sampler.epoch = self.trainer.fit_loop.epoch_progress.current.processed
         return DataLoader(
             dataset,
@@ -128,8 +128,8 @@ class _CohortDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=shuffle,
-            # every new iterator draws a seed for workers: not from the stream that the training noise comes from,
-            # since a resumed run makes its first iterator earlier than one that goes on
+            # every new iterator draws a seed for workers: not from the stream of the training noise, since a
+            # resumed run makes its first iterator earlier than one that goes on
             generator=torch.Generator().manual_seed(self.seed),
         )
 

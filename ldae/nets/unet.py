@@ -31,7 +31,7 @@ class UNetConfig:
         head_channels: Channels of an attention head.
         groups: Groups of the normalisations.
         dropout: Dropout inside the residual blocks.
-        downsample_axes: Axes that are halved from level to level; the published code leaves the first one out.
+        downsample_axes: Axes that are halved from level to level; the published code leaves out the first.
     """
 
     in_channels: int = 3

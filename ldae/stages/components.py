@@ -96,9 +96,9 @@ def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representati
     config = component.config
     semantic = dict(config["encoder"])
     semantic["backbone"] = BackboneConfig(**semantic["backbone"])
-    if "pretrained" in semantic["backbone"].arguments:
-        # the weights are in the component: no cache is asked for others
-        semantic["backbone"].arguments["pretrained"] = False
+    if semantic["backbone"].path == "ldae.nets.backbones.TimmBackbone":
+        # the weights are in the component: neither a cache nor a file is asked for others
+        semantic["backbone"].arguments.update(pretrained=False, weights=None)
     encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
     estimator = GradientEstimator(
         EstimatorConfig(**config["estimator"]),

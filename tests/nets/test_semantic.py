@@ -105,6 +105,6 @@ def test_backbone_class_path_is_checked(path: str, message: str) -> None:
 
 def test_backbone_arguments_are_checked() -> None:
     with pytest.raises(
-        InputError, match="arguments of ldae.nets.backbones.ConvBackbone must be its arguments"
+        InputError, match=r"arguments of ldae.nets.backbones.ConvBackbone must be its arguments"
     ):
         make_backbone(BackboneConfig("ldae.nets.backbones.ConvBackbone", {"colour": 3}))
