@@ -119,7 +119,8 @@ class _CohortDataModule(LightningDataModule):
         sampler = EpochSampler(size, seed=self.seed) if shuffle else None
         if sampler is not None and self.trainer is not None:
             # workers are made before Lightning tells the sampler the epoch that a resumed run begins with
-            sampler.epoch = self.trainer.fit_loop.epoch_progress.current.processed
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.epoch = progress.processed  # type: ignore[attr-defined]
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -124,7 +124,8 @@ def lateral_ventricles(fluid: NDArray[np.float32], grid: Grid) -> NDArray[np.flo
     sizes[0] = 0
     sizes[np.argmax(sizes)] = 0
     body = pieces == np.argmax(sizes)
-    return fluid * ndimage.binary_dilation(body)
+    ventricles: NDArray[np.float32] = fluid * ndimage.binary_dilation(body)
+    return ventricles
 
 
 def label_anatomies(folder: str | Path) -> list[Path]:

@@ -150,7 +150,7 @@ def exponential(velocity: Tensor, grid: Grid) -> Tensor:
     """
     largest = float(velocity.abs().amax()) / grid.spacing
     squarings = max(0, math.ceil(math.log2(max(largest, 1e-9) / LARGEST_FIRST_STEP)))
-    displacement = velocity / 2**squarings
+    displacement: Tensor = velocity / 2**squarings
     for _ in range(squarings):
         displacement = compose(displacement, displacement, grid)
     return displacement

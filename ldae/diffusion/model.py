@@ -54,7 +54,8 @@ class LatentDenoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Noised latents [B, C, h, w, d] and levels [B] to the output, float32."""
-        return self.unet(z, t).float() + self.gaussian(z, t)
+        out: Tensor = self.unet(z, t).float() + self.gaussian(z, t)
+        return out
 
 
 class GuidedDiffusion(nn.Module):
@@ -100,6 +101,7 @@ class GuidedDiffusion(nn.Module):
             if self.denoiser.prior is not None and latent is not None:
                 signal = self.schedule.signal(t, z.ndim)
                 variance = self.estimator.unexplained
+                assert variance is not None
                 gradient = (
                     gradient + gaussian_v(z, mean=latent.float(), variance=variance, signal=signal) - gaussian
                 )

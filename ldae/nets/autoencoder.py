@@ -52,7 +52,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         # monai takes five seconds to import
-        from monai.networks.nets import AutoencoderKL
+        from monai.networks.nets.autoencoderkl import AutoencoderKL
 
         self.config = config
         levels = len(config.channels)
@@ -71,7 +71,9 @@ class Autoencoder(nn.Module):
             include_fc=False,
         )
         if config.log_variance is not None:
-            conv = self.net.quant_conv_log_sigma.conv
+            conv = self.net.quant_conv_log_sigma.get_submodule("conv")
+            assert isinstance(conv, nn.Conv3d)
+            assert conv.bias is not None
             nn.init.zeros_(conv.weight)
             nn.init.constant_(conv.bias, config.log_variance)
 
@@ -89,4 +91,6 @@ class Autoencoder(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weights of the last convolution."""
-        return self.net.decoder.blocks[-1].conv.weight
+        blocks = self.net.decoder.get_submodule("blocks")
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks[-1].get_parameter("conv.weight")

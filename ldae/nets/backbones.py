@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -122,7 +122,7 @@ class TimmBackbone(SliceBackbone):
                 f"backbone weights {weights} are missing. Give the path of a safetensors file."
             )
         self.net = timm.create_model(name, in_chans=1, num_classes=0, checkpoint_path=weights or "")
-        self.width = int(self.net.num_features)
+        self.width = cast(int, self.net.num_features)
         self.checkpointing = checkpointing
 
     def forward(self, slices: Tensor) -> Tensor:

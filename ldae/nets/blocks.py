@@ -139,5 +139,5 @@ class SelfAttention(nn.Module):
         tokens = rearrange(self.norm(x), "b c h w d -> b c (h w d)")
         q, k, v = rearrange(self.qkv(tokens), "b (three n c) l -> three b n l c", three=3, n=self.heads)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        out = self.out(rearrange(mixed, "b n l c -> b (n c) l"))
+        out: Tensor = self.out(rearrange(mixed, "b n l c -> b (n c) l"))
         return x + out.reshape(x.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -54,11 +55,12 @@ def make_lpips(config: PerceptualConfig) -> nn.Module:
     # lpips and torchvision take four seconds to import
     from lpips import LPIPS
 
-    net = LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    net: Any = LPIPS(net="squeeze", pnet_rand=True, verbose=False)
     # lpips cuts the backbone into slices, `slice3.5.squeeze.weight`, but keeps the index of every layer
     own = net.net.state_dict()
     net.net.load_state_dict({name: weights[f"features.{name.split('.', 1)[1]}"] for name in own})
-    return net.eval().requires_grad_(False)
+    frozen: nn.Module = net.eval().requires_grad_(False)
+    return frozen
 
 
 class SlicePerceptualLoss(nn.Module):

@@ -206,7 +206,9 @@ class UpPath(nn.Module):
         for index, stages in enumerate(self.levels):
             if place is not None:
                 hidden = hidden + self.places[index](functional.adaptive_avg_pool3d(place, hidden.shape[2:]))
+            assert isinstance(stages, nn.ModuleList)
             for stage in stages:
+                assert isinstance(stage, _Stage)
                 if stage.block.resample == 1:
                     hidden = torch.cat([hidden, remaining.pop()], dim=1)
                 hidden = stage(hidden, embedding, code)

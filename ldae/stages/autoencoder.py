@@ -97,7 +97,7 @@ class AutoencoderStage(Stage):
         if self.weights.adversarial == 0:
             return None
         # monai takes five seconds to import
-        from monai.networks.nets import PatchDiscriminator
+        from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 
         net: nn.Module = PatchDiscriminator(
             spatial_dims=3,

@@ -117,12 +117,14 @@ class DenoiserStage(Stage):
         latent = batch["mean"]
         if self.latent == "sample":
             latent = latent + batch["sigma"] * torch.randn_like(latent)
-        return self.normaliser(latent)
+        normalised: Tensor = self.normaliser(latent)
+        return normalised
 
     def loss(self, model: LatentDenoiser, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the prediction, [B]."""
         z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
-        return (model(z, t) - model.prediction.target(z0, noise, t)).square().flatten(1).mean(1)
+        error: Tensor = model(z, t) - model.prediction.target(z0, noise, t)
+        return error.square().flatten(1).mean(1)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One batch {"mean", "sigma": [B, C, h, w, d]} at uniform levels."""

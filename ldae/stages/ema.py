@@ -24,7 +24,7 @@ class ExponentialAverage(nn.Module, Generic[ModuleT]):
 
     def __init__(self, module: ModuleT, *, decay: float) -> None:
         super().__init__()
-        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False).eval()
 
     def update(self, module: ModuleT) -> None:

@@ -173,7 +173,7 @@ class RepresentationStage(Stage):
     def regression_loss(self, y: Tensor, z0: Tensor) -> Tensor:
         """Mean squared error of the latents regressed from the codes; notes what is left at each place."""
         assert self.regressor is not None
-        error = (self.regressor(y).float() - z0.flatten(1)).square()
+        error: Tensor = (self.regressor(y).float() - z0.flatten(1)).square()
         unexplained = self.learned.estimator.unexplained
         if unexplained is not None:
             unexplained.lerp_(error.detach().mean(0).reshape(unexplained.shape), UNEXPLAINED_RATE)
@@ -183,7 +183,7 @@ class RepresentationStage(Stage):
         """Weighted mean of the squared error of the guided prediction."""
         model = self.diffusion(learned)
         z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
-        error = model(z, t, y) - model.prediction.target(z0, noise, t)
+        error: Tensor = model(z, t, y) - model.prediction.target(z0, noise, t)
         return (model.prediction.weight(t) * error.square().flatten(1).mean(1)).mean()
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,9 @@ def make_optimiser(
     """Adam over groups of parameters, with their learning rates over the phases of the training."""
     parameters = [{"params": group, "lr": 1.0} for group in groups]
     optimiser = torch.optim.AdamW(parameters, betas=config.betas, weight_decay=config.weight_decay)
-    rates = [partial(_rate, config=config, phases=phases, group=group) for group in range(len(groups))]
+    rates: list[Callable[[int], float]] = [
+        partial(_rate, config=config, phases=phases, group=group) for group in range(len(groups))
+    ]
     return optimiser, LambdaLR(optimiser, rates)
 
 
