@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 class VolumeCache:
     """Volumes of one preprocessing spec, float16 [X, Y, Z] in [0, 1].
 
-    An entry is named by the scan's absolute path, size, time of change (nanoseconds) and the spec's hash: a
-    scan or spec that changes gets a new one. It is <key>.npy and, written before it, <key>.json with the
-    source's geometry and intensity scale. Everything may be deleted at any time; `prepare` makes it anew.
+    An entry is named by the scan's path without links, size, time of change (nanoseconds) and the spec's
+    hash: a scan or spec that changes gets a new one. It is <key>.npy and, written before it, <key>.json with
+    the source's geometry and intensity scale. Everything may be deleted at any time; `prepare` makes it anew.
 
     Args:
         folder: Where the entries lie; may be shared by several specs.
@@ -46,7 +46,7 @@ class VolumeCache:
         Raises:
             FileNotFoundError: The scan does not exist.
         """
-        name = os.path.abspath(path)
+        name = os.path.realpath(path)
         try:
             state = os.stat(name)
         except FileNotFoundError as error:

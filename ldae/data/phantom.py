@@ -31,7 +31,7 @@ from ldae.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 4  # raise it when the same parameters give other voxels
+RECIPE = 5  # raise it when the same parameters give other voxels
 UNITS = 1000  # stored intensity of the template's maximum
 TABLE = "cohort.csv"
 PARAMETERS = "phantom.json"

@@ -35,10 +35,10 @@ SEVERITY_SPREAD = 0.39
 PROGRESSION = {"CN": 0.01, "MCI": 0.06, "AD": 0.10}  # severity a year
 PROGRESSION_SPREAD = 0.3  # of its logarithm
 
-VENTRICLE_AT_60 = 23.0  # ml, before the average head, smaller than the template's, takes a tenth off
+VENTRICLE_AT_60 = 22.0  # ml, before the average head, smaller than the template's, takes a tenth off
 VENTRICLE_PER_YEAR = 0.012  # of the logarithm
-VENTRICLE_PER_SEVERITY = 0.63
-VENTRICLE_SPREAD = 0.10
+VENTRICLE_PER_SEVERITY = 0.85
+VENTRICLE_SPREAD = 0.15
 ATROPHY_AT_60 = 4.0  # percent of cortical volume lost, against the anatomy that the subject is warped from
 ATROPHY_PER_YEAR = 0.35
 ATROPHY_PER_SEVERITY = 2.0

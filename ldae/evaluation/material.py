@@ -108,12 +108,10 @@ def open_scans(material: Material) -> ScanSet:
         InputError: The cohort has faults, or no scan in the split.
         CheckpointError: The pipeline was trained on another split.
     """
-    from ldae.nets.blocks import to_channels_last
     from ldae.pipeline import LDAEPipeline
     from ldae.pipeline.run_cohort import open_run_cohort
 
     pipeline = LDAEPipeline.from_pretrained(material.pipeline, device=material.device)
-    to_channels_last(pipeline.networks)
     run = open_run_cohort(
         material.run_dir,
         cohort=material.cohort,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,10 @@ from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.stages.components import load_denoiser
 from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.warm_start import WarmStartConfig, start_at_components
 
 UNEXPLAINED_RATE = 0.02
 """Share of each batch in the running variance of the latents about the regression."""
-
-
-@dataclass(frozen=True)
-class WarmStartConfig:
-    """Regression of the latents from the code by one linear layer.
-
-    Attributes:
-        epochs: Epochs of regression alone before the diffusion loss; 0 as published.
-        weight: Weight of the regression term beside the diffusion loss afterwards; 0 as published.
-        lr: Highest learning rate of the encoder during the warm start.
-        regressor_lr: That of the linear layer, which may be larger.
-    """
-
-    epochs: int = 0
-    weight: float = 0.0
-    lr: float = 1e-3
-    regressor_lr: float = 1e-3
-
-    @property
-    def active(self) -> bool:
-        """Whether there is any regression."""
-        return self.epochs > 0 or self.weight > 0
 
 
 class Learned(nn.Module):
@@ -118,12 +97,19 @@ class RepresentationStage(Stage):
                 if self.warm_start.active and estimator.place is None
                 else None
             )
+        self.normaliser = denoiser.normaliser
         self.learned = Learned(encoder, estimator)
+        if self.warm_start.active and self.warm_start.components:
+            self._start_at_components(data.datasets["train"].mean)
         self.ema = ExponentialAverage(self.learned, decay=self.ema_decay)
         self.frozen = denoiser.model.requires_grad_(False)
-        self.normaliser = denoiser.normaliser
         self.schedule = denoiser.model.schedule
         self.latent_shape = shape[1:]
+
+    def _start_at_components(self, latents: Tensor) -> None:
+        assert self.regressor is not None
+        generator = torch.Generator().manual_seed(self.seed)
+        start_at_components(self.regressor, self.normaliser(latents), generator=generator)
 
     def _check_parents(self, data: Any) -> None:
         autoencoder = component_sha256(self.run_dir / "autoencoder")

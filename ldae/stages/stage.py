@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ldae.errors import InputError
 from ldae.nets.blocks import to_channels_last
 
 FROZEN_PREFIX = "frozen."
@@ -136,7 +137,16 @@ class Stage(LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Optimiser steps of the whole training.
+
+        Raises:
+            InputError: The training has no end, so that no learning rate can be planned.
+        """
+        if self.trainer.max_epochs == -1:
+            raise InputError(
+                "trainer.max_epochs must be given, got -1: learning rates and warm-ups are planned over the "
+                "whole training. Give --trainer.max_epochs a number."
+            )
         return max(1, int(self.trainer.estimated_stepping_batches))
 
     @abstractmethod

@@ -20,6 +20,7 @@ from ldae.data.phantom import make_phantom
 from ldae.data.phantom_anatomy import Anatomy, label_anatomies, label_anatomy, template_anatomy
 from ldae.data.phantom_factors import (
     DIAGNOSES,
+    VENTRICLE_PER_YEAR,
     Acquisition,
     Factors,
     counterfactual,
@@ -227,7 +228,7 @@ def test_ventricles_grow_with_severity_and_age_and_are_the_same_at_any_voxel_siz
     ]
     ages = [render(counterfactual(factors, age=a), anatomy, grid=GRID).ventricle_ml for a in (55, 70, 85)]
     assert np.diff(severities).min() > 2
-    assert np.diff(np.log(ages)) == pytest.approx(15 * 0.026, abs=0.06)
+    assert np.diff(np.log(ages)) == pytest.approx(15 * VENTRICLE_PER_YEAR, abs=0.06)
     fine = Grid.centred(CENTRE, spacing=2.5, shape=(64, 80, 64))
     assert render(factors, anatomy, grid=fine).ventricle_ml == pytest.approx(severities[1], rel=0.25)
     coarse = render(factors, anatomy, grid=GRID).ventricle_ml
@@ -394,7 +395,7 @@ def test_the_default_cohort_has_the_intended_strength(tmp_path: Path) -> None:
     assert 55 < old < 90
     healthy = table[table["diagnosis"] == "CN"]
     slope = stats.linregress(healthy["age"], np.log(healthy["ventricle_ml"])).slope
-    assert 0.02 < slope < 0.03
+    assert slope == pytest.approx(VENTRICLE_PER_YEAR, abs=0.005)
 
 
 @pytest.mark.slow

@@ -103,6 +103,12 @@ def test_average_is_the_closed_form_sum_with_accumulation(tiny_run: Path, train:
     assert not torch.equal(stage.history[0], stage.history[-1])
 
 
+def test_a_training_without_end_is_refused(tiny_run: Path, train: Callable[..., Any]) -> None:
+    stage = DenoiserStage(run_dir=str(tiny_run), unet=UNET)
+    with pytest.raises(InputError, match="max_epochs must be given"):
+        train(stage, max_epochs=-1, max_steps=3)
+
+
 @pytest.mark.parametrize("statistics", ["voxel", "channel"])
 def test_a_sampled_latent_moves_by_its_sigma(statistics: str) -> None:
     torch.manual_seed(0)
