@@ -29,6 +29,8 @@ FIGURES = {
     "reconstruction": ("reconstruction_ssim", "semantic_only_ssim", "noise_code_std"),
     "comparison": ("probe_auc", "probe_age_mae", "ventricle_r2"),
 }
+LIMITS = {"code": 96, "reconstruction": 24}
+"""Subjects that the slow measurements look at."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Row:
 NO_PRIOR = (("prior", "none"),)
 CHANNEL = (("statistics", "channel"), *NO_PRIOR)
 EPS = (("prediction", "eps"), *CHANNEL)
+FROM_ZERO = (("warm_start.components", "false"), ("warm_start.regressor_lr", "1e-2"))
 NO_WARM_START = (("warm_start.epochs", "0"), ("warm_start.weight", "0"))
 MODULATION = (("estimator.entry", "modulation"), *NO_WARM_START)
 ATTENTION = (("encoder.pooling", "attention"), *MODULATION)
@@ -68,8 +71,9 @@ ROWS = (
     Row("tokens", "all slice tokens", CHANNEL, MODULATION),
     Row("statistics", "mean of every place taken off", NO_PRIOR, MODULATION),
     Row("place", "code laid out as a latent", NO_PRIOR, NO_WARM_START),
-    Row("warm_start", "warm start", NO_PRIOR),
-    Row("default", "Gaussian prior by place: the default"),
+    Row("warm_start", "warm start, its regression from zero", NO_PRIOR, FROM_ZERO),
+    Row("prior", "Gaussian prior by place", (), FROM_ZERO),
+    Row("default", "regression from the principal components: the default"),
 )
 
 
@@ -107,7 +111,8 @@ def train(row: Row, *, base: Path, out: Path) -> Path:
     for target in ("diagnosis", "age"):
         call("probe", "--run-dir", run, "--target", target)
     for name in FIGURES:
-        call("evaluate", name, "--run-dir", run)
+        limit = ["--limit", str(LIMITS[name])] if name in LIMITS else []
+        call("evaluate", name, "--run-dir", run, *limit)
     return run_dir
 
 
