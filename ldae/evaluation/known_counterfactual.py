@@ -8,6 +8,7 @@ validation scans with and without the change. The true scans are only looked at 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,10 @@ DECODED, ADDED = "decoded", "added to the scan"
 METHODS = {
     "nothing": "no change",
     "linear": "mean difference image of the training scans",
+    "linear_to_target": "the same, scaled until the head says the target of the image",
     "manipulated": "code moved along the head's own direction",
     "typical": "code moved along the head's typical direction",
-    "typical_twice": "the same again, the step scaled until the head says the target of the image",
+    "typical_to_target": "the same, the step scaled until the head says the target of the image",
     "typical_held": "code moved along it with the outputs of the held heads kept",
     "true_code": "the true scan's own code with this scan's noise code: what the decoder allows",
     "autoencoder": "the true scan through the autoencoder: the ceiling of what is decoded",
@@ -118,10 +120,14 @@ def compare_with_truth(
         part = {name: semantic[some] for name, semantic in moved.items()}
         chosen = case.take(some)
         decoded = _decode(scans, chosen, moved=part, steps=steps)
+        scale = functools.partial(_gains, scans, before=decoded["nothing"], moved=part, judges=judges)
         if thorough:
-            again = _corrected(scans, part, decoded, judges=judges)
-            decoded |= _decode(scans, chosen, moved={"typical_twice": again}, steps=steps)
-        return _judge(scans, chosen, decoded=decoded, judges=judges)
+            step = scale(decoded["typical"])[:, None] * (part["typical"] - part["nothing"])
+            again = {"typical_to_target": part["nothing"] + step}
+            decoded |= _decode(scans, chosen, moved=again, steps=steps)
+        linear = (decoded["nothing"] + chosen.images).clamp(0, 1)
+        gains = scale(linear)[:, None, None, None, None]
+        return _judge(scans, chosen, decoded=decoded, linear_gains=gains, judges=judges)
 
     found = side_by_side(judge, places, networks=scans.pipeline.networks, name=NAME, progress=progress)
     return pd.concat(found, ignore_index=True)
@@ -205,26 +211,30 @@ def _decode(scans: ScanSet, case: Case, *, moved: dict[str, Tensor], steps: int)
     }
 
 
-def _corrected(
-    scans: ScanSet, moved: dict[str, Tensor], decoded: dict[str, Tensor], *, judges: Judges
+def _gains(
+    scans: ScanSet, image: Tensor, *, before: Tensor, moved: dict[str, Tensor], judges: Judges
 ) -> Tensor:
-    """The typical move, scaled by what the head missed on its image: the noise code keeps some anatomy."""
+    """By what a change must be scaled for the head to say the target of the image [N], to first order.
+
+    What the head says of an image misses what it says of the code: the noise code keeps some anatomy.
+    """
     describe = scans.pipeline.networks.describe
-    codes = {name: moved[name].double().numpy() for name in ("nothing", "typical")}
-    seen = {name: describe(decoded[name]).double().numpy() for name in codes}
-    wanted = score(judges, codes["typical"]) - score(judges, codes["nothing"])
-    found = score(judges, seen["typical"]) - score(judges, seen["nothing"])
-    gain = np.clip(np.divide(wanted, found, out=np.ones_like(found), where=found != 0), *GAINS)
-    step = moved["typical"] - moved["nothing"]
-    return moved["nothing"] + torch.from_numpy(gain).float()[:, None] * step
+    start, end = (score(judges, moved[name].double().numpy()) for name in ("nothing", "typical"))
+    was, found = (score(judges, describe(volumes).double().numpy()) for volumes in (before, image))
+    reached = found - was
+    gains = np.divide(end - start, reached, out=np.ones_like(reached), where=reached != 0)
+    return torch.from_numpy(np.clip(gains, *GAINS)).float()
 
 
-def _judge(scans: ScanSet, case: Case, *, decoded: dict[str, Tensor], judges: Judges) -> pd.DataFrame:
+def _judge(
+    scans: ScanSet, case: Case, *, decoded: dict[str, Tensor], linear_gains: Tensor, judges: Judges
+) -> pd.DataFrame:
     """Every method in both renderings: as decoded, and as the decoded change added to the scan."""
     before = decoded["nothing"]
-    decoded["linear"] = (before + case.images).clamp(0, 1)
     added = {name: (case.volumes + image - before).clamp(0, 1) for name, image in decoded.items()}
-    added["linear"] = (case.volumes + case.images).clamp(0, 1)
+    for images, start in ((decoded, before), (added, case.volumes)):
+        images["linear"] = (start + case.images).clamp(0, 1)
+        images["linear_to_target"] = (start + linear_gains * case.images).clamp(0, 1)
     networks = scans.pipeline.networks
     decoded["autoencoder"] = networks.expand(networks.compress(case.truth.volumes))
     regions = Regions.between(case.volumes, case.truth.volumes)
@@ -281,7 +291,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 def truth_values(table: pd.DataFrame) -> dict[str, Any]:
     """The main numbers: likeness in the changed region, error of the volume, and gains with intervals.
 
-    A gain is the share of another method's squared error in the changed region that is avoided.
+    A gain is the share of another method's squared error that is avoided, in the changed region or in the
+    whole volume.
     """
     values: dict[str, Any] = {"truth_subjects": int(table["subject"].nunique())}
     for rendering, ending in ((DECODED, ""), (ADDED, "_added")):
@@ -290,11 +301,11 @@ def truth_values(table: pd.DataFrame) -> dict[str, Any]:
         for method in ("nothing", "linear", "manipulated", "typical"):
             for column in ("ssim_changed", "mse_changed", "moved_rest", "ventricle_error_ml"):
                 values[f"truth_{column}_{method}{ending}"] = float(wide[column][method].mean())
-        for ours in ("manipulated", "typical"):
-            for other in ("nothing", "linear"):
-                errors = wide["mse_changed"][[ours, other]].to_numpy()
+        for ours, other in itertools.product(("manipulated", "typical"), ("nothing", "linear")):
+            for column, where in (("mse_changed", ""), ("mse", "_whole")):
+                errors = wide[column][[ours, other]].to_numpy()
                 found = with_intervals(functools.partial(_gain, errors=errors), wide.index)
-                name = f"truth_gain_{ours}_over_{other}{ending}"
+                name = f"truth_gain{where}_{ours}_over_{other}{ending}"
                 values |= {name: found["gain"], f"{name}_ci": found["gain_ci"]}
     return values
 
