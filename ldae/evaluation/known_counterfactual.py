@@ -48,6 +48,7 @@ METHODS = {
     "true_code": "the true scan's own code with this scan's noise code: what the decoder allows",
     "autoencoder": "the true scan through the autoencoder: the ceiling of what is decoded",
 }
+OURS, OTHERS = ("manipulated", "typical"), ("nothing", "linear", "linear_to_target")
 CERTAIN = 1e-9
 GAINS = (0.5, 2.0)
 AT_ONCE = 8  # scans; each is decoded by every method
@@ -298,10 +299,10 @@ def truth_values(table: pd.DataFrame) -> dict[str, Any]:
     for rendering, ending in ((DECODED, ""), (ADDED, "_added")):
         part = table[table["rendering"] == rendering]
         wide = part.pivot(index="subject", columns="method")
-        for method in ("nothing", "linear", "manipulated", "typical"):
+        for method in (*OTHERS, *OURS):
             for column in ("ssim_changed", "mse_changed", "moved_rest", "ventricle_error_ml"):
                 values[f"truth_{column}_{method}{ending}"] = float(wide[column][method].mean())
-        for ours, other in itertools.product(("manipulated", "typical"), ("nothing", "linear")):
+        for ours, other in itertools.product(OURS, OTHERS):
             for column, where in (("mse_changed", ""), ("mse", "_whole")):
                 errors = wide[column][[ours, other]].to_numpy()
                 found = with_intervals(functools.partial(_gain, errors=errors), wide.index)
