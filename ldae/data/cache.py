@@ -99,6 +99,15 @@ class VolumeCache:
         )
         return array
 
+    def source(self, path: str | Path) -> tuple[Geometry, Intensity]:
+        """The grid of the scan's file, and how its intensities were scaled.
+
+        Raises:
+            FileNotFoundError: The scan does not exist, or is not in the cache.
+        """
+        document = read_json(self._existing(path).with_suffix(".json"))
+        return Geometry.from_dict(document["geometry"]), Intensity.from_dict(document["intensity"])
+
     def scan(self, path: str | Path) -> Scan:
         """The preprocessed scan with the way back to its source.
 

@@ -8,31 +8,25 @@ import gzip
 import json
 import logging
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import pandas as pd
-import torch
 
 from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
-from ldae.data.phantom_anatomy import Anatomy, label_anatomies, label_anatomy, template_anatomy
+from ldae.data.phantom_anatomy import label_anatomies
 from ldae.data.phantom_factors import Factors, draw_cohort, session_name, subject_name
 from ldae.data.phantom_fields import Grid
 from ldae.data.phantom_growth import CENTRE
-from ldae.data.phantom_render import oversampling, render
+from ldae.data.phantom_plan import Plan, Renderer, stored_voxels
+from ldae.data.phantom_render import Rendering
 from ldae.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 RECIPE = 5  # raise it when the same parameters give other voxels
-UNITS = 1000  # stored intensity of the template's maximum
 TABLE = "cohort.csv"
 PARAMETERS = "phantom.json"
 JOURNAL = "scans/rendered.jsonl"
@@ -49,19 +43,6 @@ COLUMNS = {
     "blur_mm": "full width at half maximum of the added blur, mm",
     "base": "anatomy that the subject is warped from",
 }
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that a worker needs to make any scan of the cohort."""
-
-    out: Path
-    grid: Grid
-    anatomies: tuple[Path, ...]  # none: the template
-
-    def base(self, factors: Factors) -> Path | None:
-        """The label map of a subject, None for the template."""
-        return self.anatomies[int(factors.base * len(self.anatomies))] if self.anatomies else None
 
 
 def make_phantom(
@@ -113,15 +94,15 @@ def make_phantom(
         "visits_other": list(visits_other),
         "label_maps": {path.name: sha256_file(path) for path in anatomies} or None,
     }
-    _claim(out, parameters)
-    plan = _Plan(out, Grid.centred(CENTRE, spacing=float(spacing), shape=shape), anatomies)
+    _claim(out, parameters, label_maps=label_maps)
+    plan = Plan(Grid.centred(CENTRE, spacing=float(spacing), shape=shape), anatomies)
     scans, split = draw_cohort(subjects, seed=seed, visits_test=visits_test, visits_other=visits_other)
     done = _journal(out)
     missing = [factors for factors in scans if scan_path(factors) not in done]
     if not missing and (out / TABLE).is_file():
         logger.info("%s is up to date: %d scans", out / TABLE, len(scans))
         return out / TABLE
-    done |= _render_all(missing, plan, jobs=jobs or os.cpu_count() or 1, progress=progress)
+    done |= _render_all(missing, plan, out=out, jobs=jobs or os.cpu_count() or 1, progress=progress)
     rows = [_row(factors, split[factors.subject], done[scan_path(factors)], plan) for factors in scans]
     with atomic_path(out / TABLE) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
@@ -158,8 +139,8 @@ def _checked(
     return x, y, z
 
 
-def _claim(out: Path, parameters: dict[str, Any]) -> None:
-    """Write phantom.json, or find the same parameters in it."""
+def _claim(out: Path, parameters: dict[str, Any], *, label_maps: str | Path | None) -> None:
+    """Write phantom.json, or find the same parameters in it; where the label maps lie is not one of them."""
     path = out / PARAMETERS
     if path.is_file():
         held = read_json(path)["parameters"]
@@ -175,7 +156,9 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
             f"{out} must be empty or hold a synthetic cohort, got a {TABLE} without {PARAMETERS}. "
             "Name another folder."
         )
-    write_json(path, {"parameters": parameters, "sha256": sha256_json(parameters), "columns": COLUMNS})
+    folder = None if label_maps is None else os.path.abspath(label_maps)
+    document = {"parameters": parameters, "sha256": sha256_json(parameters), "columns": COLUMNS}
+    write_json(path, {**document, "label_maps": folder})
 
 
 def _journal(out: Path) -> dict[str, float]:
@@ -195,19 +178,20 @@ def _journal(out: Path) -> dict[str, float]:
     return done
 
 
-def _render_all(scans: Sequence[Factors], plan: _Plan, *, jobs: int, progress: bool) -> dict[str, float]:
+def _render_all(
+    scans: Sequence[Factors], plan: Plan, *, out: Path, jobs: int, progress: bool
+) -> dict[str, float]:
     """Make the scans, in order of anatomy, and note each in the journal as soon as it is whole."""
     done: dict[str, float] = {}
     if not scans:
         return done
     ordered = sorted(scans, key=lambda factors: str(plan.base(factors)))
-    journal = plan.out / JOURNAL
+    journal = out / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
-    prepared = _Prepared(step=plan.grid.spacing / oversampling(plan.grid.spacing))
-    with _single_threaded(), _pool(jobs) as pool, journal.open("a", encoding="utf-8") as stream:
+    write = functools.partial(_write_scan, out=out, grid=plan.grid)
+    with journal.open("a", encoding="utf-8") as stream:
         stream.write("\n")  # ends a line that an earlier run was killed in
-        work = functools.partial(_make_scan, plan=plan, prepared=prepared)
-        for count, entry in enumerate(pool.map(work, ordered), start=1):
+        for count, entry in enumerate(Renderer(plan).each(write, ordered, jobs=jobs), start=1):
             stream.write(json.dumps(entry) + "\n")
             stream.flush()
             done[entry["path"]] = entry["ventricle_ml"]
@@ -216,70 +200,25 @@ def _render_all(scans: Sequence[Factors], plan: _Plan, *, jobs: int, progress: b
     return done
 
 
-@contextmanager
-def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that stop at an error or an interrupt, rather than after all the work that is queued."""
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """One thread a tensor operation: the scans themselves run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Prepared:
-    """Anatomies at the working resolution, each prepared once, by whichever thread comes first."""
-
-    def __init__(self, *, step: float) -> None:
-        self.step = step
-        self._lock = threading.Lock()
-        self._held: dict[Path | None, Anatomy] = {}
-
-    def __call__(self, base: Path | None) -> Anatomy:
-        with self._lock:
-            if base not in self._held:
-                if len(self._held) > 1:  # scans come in order of anatomy: older ones are done with
-                    self._held.pop(next(iter(self._held)))
-                made = (
-                    template_anatomy(step=self.step) if base is None else label_anatomy(base, step=self.step)
-                )
-                self._held[base] = made
-            return self._held[base]
-
-
-def _make_scan(factors: Factors, *, plan: _Plan, prepared: _Prepared) -> dict[str, Any]:
-    """Render and write one scan; what the journal says of it."""
-    torch.set_num_threads(1)  # holds for the calling thread only
-    with torch.inference_mode():
-        rendering = render(factors, prepared(plan.base(factors)), grid=plan.grid)
-    path = plan.out / scan_path(factors)
-    data = _nifti(rendering.voxels.numpy(), plan.grid)
+def _write_scan(factors: Factors, rendering: Rendering, *, out: Path, grid: Grid) -> dict[str, Any]:
+    """Write one scan; what the journal says of it."""
+    path = out / scan_path(factors)
+    data = _nifti(rendering, grid)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return {"path": scan_path(factors), "bytes": len(data), "ventricle_ml": round(rendering.ventricle_ml, 4)}
 
 
-def _nifti(voxels: np.ndarray[Any, np.dtype[np.float32]], grid: Grid) -> bytes:
+def _nifti(rendering: Rendering, grid: Grid) -> bytes:
     """Compressed NIfTI; the same voxels give the same bytes."""
-    stored = np.clip(np.rint(UNITS * voxels), 0, np.iinfo(np.int16).max).astype(np.int16)
-    image = nib.Nifti1Image(stored, grid.affine)
+    image = nib.Nifti1Image(stored_voxels(rendering), grid.affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(grid.affine, code="mni")
     image.set_qform(grid.affine, code="mni")
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
-def _row(factors: Factors, split: str, ventricle_ml: float, plan: _Plan) -> dict[str, object]:
+def _row(factors: Factors, split: str, ventricle_ml: float, plan: Plan) -> dict[str, object]:
     """One line of the cohort's table."""
     acquisition = factors.acquisition
     base = plan.base(factors)

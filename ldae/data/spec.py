@@ -161,11 +161,24 @@ class PreprocessingSpec:
         voxels = read_voxels(image, path)
         geometry = read_geometry(image, path)
         scale = self.intensity(voxels, path=path, voxel_ml=_voxel_ml(geometry))
+        values, affine = self.place(voxels, geometry, intensity=scale)
+        return Preprocessed(values, affine, geometry, scale)
+
+    def place(
+        self, voxels: NDArray[np.float32], geometry: Geometry, *, intensity: Intensity
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Voxels on a source's grid brought onto the pipeline's, with a given intensity scale.
+
+        Returns:
+            float32 [X, Y, Z] in [0, 1], and the affine of their grid.
+        """
         grid, where = fit_grid(
             to_ras(Grid(geometry.shape, geometry.affine)), spacing=self.spacing, size=self.size
         )
-        values = resample(voxels_to_ras(voxels, geometry.affine), where, shape=self.size, outside=scale.lower)
-        return Preprocessed(scale.apply(values), grid.affine, geometry, scale)
+        values = resample(
+            voxels_to_ras(voxels, geometry.affine), where, shape=self.size, outside=intensity.lower
+        )
+        return intensity.apply(values), grid.affine
 
     def intensity(self, voxels: NDArray[np.float32], *, path: str | Path, voxel_ml: float) -> Intensity:
         """How the source's values are mapped to [0, 1].

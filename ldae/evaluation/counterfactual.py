@@ -15,10 +15,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from ldae.data.phantom_truth import KnownCohort, is_synthetic
 from ldae.diffusion.samplers import Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
+from ldae.evaluation.known_counterfactual import Judges, compare_with_truth, summarise, truth_values
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.ventricles import VentricleEstimator
@@ -33,6 +35,8 @@ NAME = "counterfactual"
 TARGETS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 TRUTH = "ventricle_ml"
 TRUSTED_CORRELATION = 0.95
+TRUE_SCANS = 16  # compared with the truth, unless all are
+TRUTH_TABLE, TRUTH_SCANS = "truth.csv", "truth_scans.csv"
 
 
 def evaluate_counterfactual(
@@ -48,7 +52,9 @@ def evaluate_counterfactual(
     decode_steps: int = 10,
     solver: Solver = "ddim-next",
     seed: int = 0,
-    limit: int | None = 40,
+    limit: int | None = 32,
+    hold: Sequence[str | Path] = (),
+    thorough: bool = False,
     device: str = "auto",
     progress: bool = False,
     run_dir: str | Path | None = None,
@@ -58,6 +64,9 @@ def evaluate_counterfactual(
     Spearman's correlation between target and measured volume is taken within a subject and averaged over
     subjects; 0 for one whose volume does not change. The estimator that measures has learned from the
     training scans and is first compared with the known volumes of all scans of the split.
+
+    Where the cohort is synthetic, the first of these subjects also get the other diagnosis (or another age,
+    if that is what the head tells) and are compared with the true scans: see `known_counterfactual`.
 
     Args:
         pipeline: Folder of the pipeline.
@@ -72,21 +81,27 @@ def evaluate_counterfactual(
         solver: How the encoding steps are taken.
         seed: Seed that draws the subjects.
         limit: So many subjects at most, one scan each, the first visit; None takes all.
+        hold: Folders of heads whose outputs should stay, which is measured.
+        thorough: Compare all of these subjects with their true scans, not 16 only, by more methods.
         device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
         progress: Show a bar.
         run_dir: Folder of the run, for its cache of volumes; None takes the one that holds the pipeline.
 
     Returns:
-        The folder, with table.csv (by target), scans.csv and result.json.
+        The folder, with table.csv (by target), scans.csv and result.json; where the cohort is synthetic also
+        truth.csv (by method) and truth_scans.csv.
 
     Raises:
-        InputError: The cohort has no known volumes, or the targets are out of reach.
+        InputError: The cohort has no known volumes, or is synthetic but of another recipe, or the targets
+            are out of reach.
         CheckpointError: The head was fitted on another pipeline's codes.
     """
     head = Path(head)
     material = Material.of(
         pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
     )
+
+    known = KnownCohort.open(cohort) if thorough or is_synthetic(cohort) else None
 
     def compute() -> Findings:
         scans = open_scans(material)
@@ -102,7 +117,24 @@ def evaluate_counterfactual(
         rendered = _Rendered(scans, chosen, moves, estimator, decode_steps)
         table = _rows(rows, moves, volumes=rendered.volumes(progress=progress))
         judged = _judge_estimator(scans, estimator, rows=rows, latents=chosen.latents)
-        return _findings(table, estimator=judged, scans=len(scans.rows), unreachable=moves.count([]))
+        findings = _findings(table, estimator=judged, scans=len(scans.rows), unreachable=moves.count([]))
+        if known is not None:
+            known.check(rows.iloc[0].to_dict())
+            judges = Judges(fitted, target_class, held=_load_held(scans, hold), estimator=estimator)
+            some = len(rows) if thorough else min(TRUE_SCANS, len(rows))
+            compared = compare_with_truth(
+                scans,
+                known,
+                rows=rows.iloc[:some],
+                codes=chosen.take(list(range(some))),
+                judges=judges,
+                steps=decode_steps,
+                thorough=thorough,
+                progress=progress,
+            )
+            findings.values |= truth_values(compared)
+            findings.more |= {TRUTH_TABLE: summarise(compared), TRUTH_SCANS: compared}
+        return findings
 
     settings = {
         "head": str(head),
@@ -113,8 +145,22 @@ def evaluate_counterfactual(
         "solver": solver,
         "seed": seed,
         "limit": limit,
+        "hold": [str(folder) for folder in hold],
+        "thorough": thorough,
     }
-    return evaluate_once(material, name=NAME, settings=settings, compute=compute, inputs=[head])
+    return evaluate_once(
+        material,
+        name=NAME,
+        settings=settings,
+        compute=compute,
+        inputs=[head, *map(Path, hold), *([known.parameters] if known else [])],
+        more=[TRUTH_TABLE, TRUTH_SCANS] if known else [],
+    )
+
+
+def _load_held(scans: ScanSet, hold: Sequence[str | Path]) -> list[FittedHead]:
+    statistics, pipeline = scans.pipeline.statistics, scans.pipeline.sha256
+    return [resolve_head(folder, std=statistics.std, pipeline=pipeline) for folder in hold]
 
 
 def fit_estimator(scans: ScanSet, *, cohort: Path) -> VentricleEstimator:

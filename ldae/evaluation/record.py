@@ -37,6 +37,7 @@ class Findings:
         scans: One row a scan and method.
         counts: How many scans and subjects the numbers come from.
         notes: Sentences on what was done that the settings do not say.
+        more: Further tables by file name.
     """
 
     values: dict[str, Any]
@@ -44,6 +45,7 @@ class Findings:
     scans: pd.DataFrame
     counts: dict[str, int]
     notes: list[str] = field(default_factory=list)
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def evaluate_once(
@@ -53,6 +55,7 @@ def evaluate_once(
     settings: Mapping[str, Any],
     compute: Callable[[], Findings],
     inputs: Sequence[Path] = (),
+    more: Sequence[str] = (),
 ) -> Path:
     """Do an evaluation and write its folder, unless it was done with the same inputs and settings.
 
@@ -62,12 +65,13 @@ def evaluate_once(
         settings: What else decides on the result; JSON-able.
         compute: Does the work.
         inputs: Files and folders that it reads besides pipeline and cohort.
+        more: File names of the further tables that `compute` makes.
 
     Returns:
         The folder.
     """
     folder = material.out
-    outputs = [folder / file for file in (TABLE, SCANS, RESULT)]
+    outputs = [folder / file for file in (TABLE, SCANS, RESULT, *more)]
     command = ["evaluate", name, material.split, *(f"{key}={value}" for key, value in settings.items())]
     read = [material.pipeline, material.cohort, *inputs]
     if is_current(folder / STAMP, command=command, inputs=read, outputs=outputs):
@@ -104,7 +108,7 @@ def _write(
     settings: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    for file, frame in ((TABLE, findings.table), (SCANS, findings.scans)):
+    for file, frame in {TABLE: findings.table, SCANS: findings.scans, **findings.more}.items():
         with atomic_path(folder / file) as temporary:
             frame.to_csv(temporary, index=False)
     document = {

@@ -23,8 +23,8 @@ OPTIONS = {
     "reconstruction": SAMPLING,
     "code": ("split", "steps", "limit"),
     "comparison": (),
-    "counterfactual": SAMPLING,
-    "interpolation": SAMPLING,
+    "counterfactual": (*SAMPLING, "hold", "thorough"),
+    "interpolation": (*SAMPLING, "thorough"),
 }
 EPILOG = "\n".join(["names:", *(f"  {name:16}{what}" for name, what in NAMES.items())])
 
@@ -41,6 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, metavar="N", help="network calls from scan to noise")
     parser.add_argument("--decode-steps", type=positive, metavar="N", help="network calls from noise to scan")
     parser.add_argument("--solver", choices=SOLVERS, help="of the way to noise")
+    parser.add_argument(
+        "--hold",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="head whose output should stay; may be repeated (default: heads/age of the run, if it is there)",
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        default=None,
+        help="compare more scans of a synthetic cohort with the truth, in more ways",
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="so many subjects at most")
     add_seed(parser)
     add_device(parser)
@@ -52,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in OPTIONS[args.name] if getattr(args, name) is not None}
     if args.name == "counterfactual":
         options["head"] = args.head or args.run_dir / "heads" / "diagnosis"
+        others = [args.run_dir / "heads" / "age"]
+        options["hold"] = args.hold or [folder for folder in others if folder.is_dir()]
     folder = evaluate(
         args.pipeline or args.run_dir / "pipeline",
         args.cohort or args.run_dir / "cohort" / "cohort.csv",
