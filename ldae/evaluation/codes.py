@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldae.data.artefact import atomic_path, sha256_json
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet
 from ldae.evaluation.workers import side_by_side
 
@@ -65,7 +65,7 @@ def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
 
 
 def encode_scans(
-    scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = "ddim-next"
+    scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = DEFAULT_SOLVER
 ) -> EncodedScans:
     """Codes of every scan of the split; what an earlier or interrupted run has made is read.
 

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
@@ -46,7 +46,7 @@ def evaluate_counterfactual(
     target_class: str = "AD",
     steps: int = 20,
     decode_steps: int = 10,
-    solver: Solver = "ddim-next",
+    solver: Solver = DEFAULT_SOLVER,
     seed: int = 0,
     limit: int | None = 40,
     device: str = "auto",
