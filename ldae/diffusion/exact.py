@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An algebraically exact inverter: the leapfrog of BDIA in the coordinate of a Gaussian flow.
 
-Three states in a row fulfil u_{i+1} = u_{i-1} + (h_i + h_{i-1}) f(u_i), BDIA with gamma = 1 (arXiv 2307.10829,
-equation 15). The equation reads the same from either end, so a walk down takes back a walk up but for
-rounding, whatever the network says and however few the steps. What is needed for the way back are the last
-two states: z_T, and the one before it as a difference in u.
+Three states in a row fulfil u_{i+1} = u_{i-1} + (h_i + h_{i-1}) f(u_i), BDIA with gamma = 1
+(arXiv 2307.10829). The equation reads the same from either end, so a walk down takes back a walk up but for
+rounding, whatever the network says and however few the steps. What is needed for the way back are the two
+last states: z_T, and the one before it as a difference in u.
 
 The first state up is the latent taken twice, over a step of length zero. Down, the last call therefore gives
 a second estimate of the latent; the mean of both is the smoothing step of Gragg's method, which removes the

@@ -2,7 +2,7 @@
 """Coordinates in which the probability flow of a Gaussian stands still.
 
 If the clean latents were N(m, s^2), place by place, the flow from z_0 to z_T would be known in closed form:
-u = (z_t - sqrt(A) m) / sqrt(A s^2 + 1 - A) would never change. Whatever the network knows beyond that moves u.
+u = (z_t - sqrt(A) m) / sqrt(A s^2 + 1 - A) would never change. What the network knows beyond that moves u.
 With the angle phi = arccos sqrt(A), dz/dphi = v (arXiv 2202.00512, appendix D), hence
 
     du/dphi = (v - v_gauss) / sqrt(A s^2 + 1 - A),    v - v_gauss = (eps - eps_gauss) / sqrt(A).

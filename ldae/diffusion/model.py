@@ -133,7 +133,7 @@ class GuidedDiffusion(nn.Module):
         return eps
 
     def trajectory_model(self, a: Tensor, b: Tensor, *, fraction: float) -> EpsModel:
-        """The noise estimate shifted by a mix of two codes' gradients (PDAE, arXiv 2212.12990, section 4.3).
+        """The noise estimate shifted by a mix of two codes' gradients (PDAE, arXiv 2212.12990).
 
         Args:
             a: Codes [B, D] at fraction 0.

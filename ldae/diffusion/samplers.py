@@ -4,7 +4,7 @@
 | solver | up | down | levels |
 | --- | --- | --- | --- |
 | gaussian-2m | Adams-Bashforth 2 over the model's own Gaussian flow | the same | even in arccos sqrt(A) |
-| exact | leapfrog over the same flow (BDIA, arXiv 2307.10829) | the same, backwards | even in arccos sqrt(A) |
+| exact | leapfrog over that flow (BDIA, arXiv 2307.10829) | the same, backwards | even in arccos sqrt(A) |
 | ddim-next | DDIM (arXiv 2010.02502), asked at the next level | DDIM | even in t |
 | ddim | DDIM, equation 12 with sigma = 0 | DDIM | even in t |
 | dpm++2m | as ddim-next | DPM-Solver++(2M), arXiv 2211.01095 | even in t |

@@ -34,15 +34,18 @@ class EncodedScans:
         latents: Normalised latents z_0 [N, C, h, w, d].
         semantic: Semantic codes [N, D].
         stochastic: Stochastic codes z_T [N, C, h, w, d].
+        previous: What solver "exact" needs besides, of the same shape; None for the other solvers.
     """
 
     latents: Tensor
     semantic: Tensor
     stochastic: Tensor
+    previous: Tensor | None = None
 
     def take(self, places: list[int]) -> EncodedScans:
         """Those of the scans in these places."""
-        return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places])
+        previous = None if self.previous is None else self.previous[places]
+        return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places], previous)
 
 
 def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
@@ -79,13 +82,13 @@ def encode_scans(
 
     def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
         places = list(rows.index)
-        noise = scans.pipeline.networks.to_noise(
+        noise, previous = scans.pipeline.networks.to_noise_states(
             latents[places], semantic[places], steps=steps, solver=solver, batch_size=SCANS_AT_ONCE
         )
-        return {"stochastic": noise}
+        return {"stochastic": noise} if previous is None else {"stochastic": noise, "previous": previous}
 
     found = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
-    return EncodedScans(latents, semantic, found["stochastic"])
+    return EncodedScans(latents, semantic, found["stochastic"], found.get("previous"))
 
 
 def batches(rows: pd.DataFrame, *, size: int = SCANS_AT_ONCE) -> list[pd.DataFrame]:

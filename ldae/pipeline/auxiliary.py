@@ -76,12 +76,12 @@ def _check_exact(codes: Sequence[Code], steps: int) -> None:
     for code in codes:
         if not has_auxiliary(code):
             raise InputError(
-                "A code for solver exact must hold its auxiliary, got one without. Encode the scan with solver "
-                f"exact, or decode with another solver, such as {DEFAULT_SOLVER}."
+                "A code for solver exact must hold its auxiliary, got one without. Encode the scan with "
+                f"solver exact, or decode with another solver, such as {DEFAULT_SOLVER}."
             )
         encoded = int(code.auxiliary[STEPS])
         if encoded != steps:
             raise InputError(
-                f"steps must be {encoded}, as the code was encoded by solver exact, got {steps}. Decode it in "
-                f"{encoded} steps, or with another solver, such as {DEFAULT_SOLVER}."
+                f"steps must be {encoded}, as the code was encoded by solver exact, got {steps}. Decode it "
+                f"in {encoded} steps, or with another solver, such as {DEFAULT_SOLVER}."
             )

@@ -24,8 +24,8 @@ def mix_codes(a: Code, b: Code, *, fraction: float) -> Code:
     first, second = a.stochastic[None], b.stochastic[None]
     if bool(nearly_opposite(first, second)):
         raise InputError(
-            "The stochastic codes of two scans must not be opposite, got an angle of 180 degrees: there is no "
-            "shortest way between them. Give one of them fresh noise."
+            "The stochastic codes of two scans must not be opposite, got an angle of 180 degrees: there is "
+            "no shortest way between them. Give one of them fresh noise."
         )
     weights = slerp_weights(first, second, fraction=fraction)
     return replace(

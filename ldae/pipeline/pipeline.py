@@ -188,8 +188,8 @@ class LDAEPipeline:
 
         Raises:
             CheckpointError: A code was made by another pipeline.
-            InputError: "exact" is to decode a code without its auxiliary or in other steps than it was encoded
-                in; or `steps`, `solver` or `stop_fraction` is wrong.
+            InputError: "exact" is to decode a code without its auxiliary or in other steps than it was
+                encoded in; or `steps`, `solver` or `stop_fraction` is wrong.
         """
         codes = [code] if isinstance(code, Code) else code
         for one in codes:
@@ -276,8 +276,8 @@ class LDAEPipeline:
             extrapolate: Allow fractions below 0 and above 1.
 
         Raises:
-            InputError: A fraction lies outside of 0..1 and `extrapolate` is False, or the stochastic codes are
-                opposite.
+            InputError: A fraction lies outside of 0..1 and `extrapolate` is False, or the stochastic codes
+                are opposite.
         """
         first, second = self._ends(
             a, b, fractions=fractions, extrapolate=extrapolate, steps=steps, solver=solver
@@ -295,7 +295,7 @@ class LDAEPipeline:
         solver: Solver = DEFAULT_SOLVER,
         extrapolate: bool = False,
     ) -> list[Scan]:
-        """As `interpolate`, but both semantic codes guide every step, their gradients mixed (PDAE, section 4.3).
+        """As `interpolate`, but both semantic codes guide every step, their gradients mixed (PDAE).
 
         Each fraction has one z_T for both, between those of the two scans. Solver "exact" starts from it as
         from noise that was drawn.

@@ -47,8 +47,8 @@ class Sampling:
         steps: Network calls from latent to noise, 1..T-1.
         decode_steps: Network calls from noise to latent; None takes `steps`.
         solver: How the steps are taken, both ways.
-        stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off when a
-            scan is reconstructed or varied, 0..1.
+        stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off when
+            a scan is reconstructed or varied, 0..1.
     """
 
     steps: int = 20
@@ -65,7 +65,7 @@ class Sampling:
         """Stop on what no walk can be taken with, before the first scan is read.
 
         Raises:
-            InputError: Steps or `stop_fraction` out of range, unknown solver, or "exact" with two step counts.
+            InputError: Steps or `stop_fraction` out of range, unknown solver, or "exact" with two counts.
         """
         for steps in (self.steps, self.down):
             solver_levels(self.solver, schedule=schedule, steps=steps)

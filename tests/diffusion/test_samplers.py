@@ -214,5 +214,5 @@ def test_clipping_is_the_published_sampler_s_alone(schedule: Schedule) -> None:
 
 
 def test_unknown_solver_is_named(schedule: Schedule) -> None:
-    with pytest.raises(InputError, match="solver must be one of gaussian-2m, exact, .*got 'euler'"):
+    with pytest.raises(InputError, match=r"solver must be one of gaussian-2m, exact, .*got 'euler'"):
         encode(exact_eps(schedule), torch.zeros(1, 1), schedule=schedule, steps=5, solver="euler")
