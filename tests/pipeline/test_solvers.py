@@ -44,7 +44,7 @@ def test_exact_without_its_auxiliary_or_in_other_steps_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="must hold its auxiliary, got one without"):
         pipe.decode(replace(exact[0], auxiliary={}), steps=STEPS)
-    with pytest.raises(InputError, match="steps must be 4, .* got 5"):
+    with pytest.raises(InputError, match=r"steps must be 4, .* got 5"):
         pipe.decode(exact[0], steps=5)
     plain = pipe.decode(replace(exact[0], auxiliary={}), steps=5, solver="gaussian-2m")
     assert torch.isfinite(plain.data).all()
