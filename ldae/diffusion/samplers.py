@@ -7,7 +7,7 @@
 | exact | leapfrog over that flow (BDIA, arXiv 2307.10829) | the same, backwards | even in arccos sqrt(A) |
 | ddim-next | DDIM (arXiv 2010.02502), asked at the next level | DDIM | even in t |
 | ddim | DDIM, equation 12 with sigma = 0 | DDIM | even in t |
-| dpm++2m | as ddim-next | DPM-Solver++(2M), arXiv 2211.01095 | even in t |
+| dpm++2m | as ddim-next | DPM-Solver++(2M), arXiv 2211.01095 | up even in t, down in log-SNR |
 
 `steps` counts network calls each way. The state at level t_0 = 0 is the latent itself; x0 is never clipped
 unless asked, since latents of unit variance do not lie in [-1, 1].
@@ -46,7 +46,7 @@ def check_solver(solver: str) -> None:
 
 
 def solver_levels(solver: Solver, *, schedule: Schedule, steps: int) -> list[int]:
-    """The levels that a solver walks through, from clean to noise.
+    """The levels that a solver walks up through, from clean to noise.
 
     Raises:
         InputError: Unknown solver, or `steps` is not in 1..T-1.
@@ -154,7 +154,7 @@ def decode(
     if solver == "gaussian-2m":
         return walk_gaussian(model, zT, levels=levels, flow=flow)
     if solver == "dpm++2m":
-        return walk_dpm(model, zT, levels=levels, schedule=schedule)
+        return walk_dpm(model, zT, levels=schedule.log_snr_grid(steps)[::-1], schedule=schedule)
     return _walk_ddim(model, zT, levels=levels, schedule=schedule, ahead=False, clip_sample=clip_sample)
 
 

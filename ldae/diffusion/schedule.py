@@ -114,12 +114,24 @@ class Schedule(nn.Module):
         Raises:
             InputError: `steps` is not in 1..T-1.
         """
+        return self._even(torch.arccos(self.alpha_bar.double().sqrt()), steps)
+
+    def log_snr_grid(self, steps: int) -> list[int]:
+        """Levels whose log-SNR lie as evenly as whole levels allow, from clean to noise.
+
+        Raises:
+            InputError: `steps` is not in 1..T-1.
+        """
+        signal = self.alpha_bar.double()
+        return self._even(torch.log((1 - signal) / signal), steps)
+
+    def _even(self, rising: Tensor, steps: int) -> list[int]:
         last = self._last(steps)
-        angle = torch.arccos(self.alpha_bar.double().sqrt()).cpu()
-        wanted = torch.linspace(float(angle[0]), float(angle[-1]), steps + 1, dtype=torch.float64)
-        above = torch.searchsorted(angle, wanted).clamp(1, last)
+        rising = rising.cpu()
+        wanted = torch.linspace(float(rising[0]), float(rising[-1]), steps + 1, dtype=torch.float64)
+        above = torch.searchsorted(rising, wanted).clamp(1, last)
         below = above - 1
-        nearest = torch.where(angle[above] - wanted < wanted - angle[below], above, below)
+        nearest = torch.where(rising[above] - wanted < wanted - rising[below], above, below)
         # Rounding may name a level twice: leave room for those before it, then for those behind it.
         place = torch.arange(steps + 1)
         raised = torch.cummax(nearest - place, 0).values + place
