@@ -49,7 +49,7 @@ def exact_eps(schedule: Schedule):
         ("ddim-next", 20, 0.031, 1.09),
         ("ddim-next", 50, 0.011, 1.04),
         ("ddim-next", 100, 0.0055, 1.02),
-        ("gaussian-2m", 20, 0.0060, 1.00),
+        ("gaussian-2m", 20, 0.0052, 1.00),
         ("gaussian-2m", 50, 0.00078, 1.00),
         ("exact", 20, 0.0, 1.00),
     ],
