@@ -59,4 +59,5 @@ def nearly_opposite(a: Tensor, b: Tensor) -> Tensor:
     flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
     cosine = (flat_a * flat_b).sum(1)
     length = flat_a.norm(dim=1) * flat_b.norm(dim=1)
-    return (length > 0) & (cosine < -length * (1 - NEARLY_PARALLEL**2 / 2))
+    opposite: Tensor = (length > 0) & (cosine < -length * (1 - NEARLY_PARALLEL**2 / 2))
+    return opposite
