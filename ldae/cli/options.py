@@ -9,7 +9,7 @@ from pathlib import Path
 from ldae.cli.configs import DEFAULT_RUN_DIR
 
 SPLITS = ("train", "val", "cal", "test")
-SOLVERS = ("ddim-next", "ddim")
+SOLVERS = ("gaussian-2m", "exact", "ddim-next", "ddim", "dpm++2m")
 DEFAULT_STEPS = 20
 
 
@@ -103,7 +103,18 @@ def add_steps(parser: argparse.ArgumentParser) -> None:
         "--decode-steps", type=positive, metavar="N", help="of the way back, instead of --steps"
     )
     parser.add_argument(
-        "--solver", choices=SOLVERS, default=SOLVERS[0], help="of the way to noise (default: %(default)s)"
+        "--solver", choices=SOLVERS, default=SOLVERS[0], help="of both ways (default: %(default)s)"
+    )
+
+
+def add_stop_fraction(parser: argparse.ArgumentParser) -> None:
+    """Where the semantic code is switched off."""
+    parser.add_argument(
+        "--stop-fraction",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of the noise levels, the lowest, at which the semantic code is switched off (default: 0)",
     )
 
 

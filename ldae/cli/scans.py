@@ -53,6 +53,7 @@ def read_sampling(args: argparse.Namespace) -> Sampling:
         steps=args.encode_steps or args.steps,
         decode_steps=args.decode_steps or args.steps,
         solver=args.solver,
+        stop_fraction=getattr(args, "stop_fraction", 0.0),
     )
 
 

@@ -29,6 +29,12 @@ def slerp(a: Tensor, b: Tensor, *, fraction: float) -> Tensor:
     Returns:
         Of the shape of `a`.
     """
+    weight_a, weight_b = slerp_weights(a, b, fraction=fraction)
+    return mix(a, b, weights=(weight_a, weight_b))
+
+
+def slerp_weights(a: Tensor, b: Tensor, *, fraction: float) -> tuple[Tensor, Tensor]:
+    """What `slerp` multiplies each scan of `a` and of `b` by, float64 [B] each; arguments as there."""
     flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
     length = (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp_min(torch.finfo(torch.float64).tiny)
     angle = torch.arccos(((flat_a * flat_b).sum(1) / length).clamp(-1, 1))
@@ -37,5 +43,21 @@ def slerp(a: Tensor, b: Tensor, *, fraction: float) -> Tensor:
     safe = torch.where(straight, torch.ones_like(sine), sine)
     weight_a = torch.where(straight, 1 - fraction, torch.sin((1 - fraction) * angle) / safe)
     weight_b = torch.where(straight, fraction, torch.sin(fraction * angle) / safe)
-    mixed = weight_a[:, None] * flat_a + weight_b[:, None] * flat_b
-    return mixed.reshape(a.shape).to(a.dtype)
+    return weight_a, weight_b
+
+
+def mix(a: Tensor, b: Tensor, *, weights: tuple[Tensor, Tensor]) -> Tensor:
+    """Weighted sum of two batches [B, ...], one pair of weights [B] a scan, in the type of `a`."""
+    first, second = (weight[:, None] for weight in weights)
+    mixed = first * a.flatten(1).double() + second * b.flatten(1).double()
+    out: Tensor = mixed.reshape(a.shape).to(a.dtype)
+    return out
+
+
+def nearly_opposite(a: Tensor, b: Tensor) -> Tensor:
+    """Which pairs of a batch [B, ...] point away from each other, so that no great circle is the shortest."""
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (flat_a * flat_b).sum(1)
+    length = flat_a.norm(dim=1) * flat_b.norm(dim=1)
+    opposite: Tensor = (length > 0) & (cosine < -length * (1 - NEARLY_PARALLEL**2 / 2))
+    return opposite

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ldae.diffusion.gaussian_flow import Gaussian
+from ldae.diffusion.interpolation import lerp
+from ldae.diffusion.multistep import EpsModel
 from ldae.diffusion.prediction import Prediction, PredictionName, gaussian_v, make_prediction
-from ldae.diffusion.samplers import EpsModel
 from ldae.diffusion.schedule import Schedule
 from ldae.errors import InputError
 from ldae.nets.estimator import GradientEstimator
@@ -129,3 +131,34 @@ class GuidedDiffusion(nn.Module):
             return self.prediction.eps(output, z, t)
 
         return eps
+
+    def trajectory_model(self, a: Tensor, b: Tensor, *, fraction: float) -> EpsModel:
+        """The noise estimate shifted by a mix of two codes' gradients (PDAE, arXiv 2212.12990).
+
+        Args:
+            a: Codes [B, D] at fraction 0.
+            b: Codes [B, D] at fraction 1.
+            fraction: Weight of the second gradient.
+        """
+
+        def eps(z: Tensor, t: Tensor) -> Tensor:
+            output, (first, second) = self.parts(z, t, [a, b])
+            gradient = lerp(first, second, fraction=fraction)
+            return self.prediction.eps(self.prediction.guide(output, gradient, t), z, t)
+
+        return eps
+
+    def gaussian(self, y: Tensor | None) -> Gaussian:
+        """What the model knows of clean latents by place, before any network is asked.
+
+        Args:
+            y: Codes [B, D], or None for the denoiser alone.
+        """
+        if self.denoiser.prior is None:
+            return Gaussian()
+        latent = None if y is None else self.estimator.latent(y)
+        if latent is None:
+            return Gaussian(variance=self.denoiser.prior)
+        variance = self.estimator.unexplained
+        assert variance is not None
+        return Gaussian(latent.float(), variance)

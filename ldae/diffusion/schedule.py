@@ -105,7 +105,40 @@ class Schedule(nn.Module):
         Raises:
             InputError: `steps` is not in 1..T-1.
         """
+        last = self._last(steps)
+        return [round(last * i / steps) for i in range(steps + 1)]
+
+    def angle_grid(self, steps: int) -> list[int]:
+        """Levels whose angles arccos sqrt(A) lie as evenly as whole levels allow, from clean to noise.
+
+        Raises:
+            InputError: `steps` is not in 1..T-1.
+        """
+        return self._even(torch.arccos(self.alpha_bar.double().sqrt()), steps)
+
+    def log_snr_grid(self, steps: int) -> list[int]:
+        """Levels whose log-SNR lie as evenly as whole levels allow, from clean to noise.
+
+        Raises:
+            InputError: `steps` is not in 1..T-1.
+        """
+        signal = self.alpha_bar.double()
+        return self._even(torch.log((1 - signal) / signal), steps)
+
+    def _even(self, rising: Tensor, steps: int) -> list[int]:
+        last = self._last(steps)
+        rising = rising.cpu()
+        wanted = torch.linspace(float(rising[0]), float(rising[-1]), steps + 1, dtype=torch.float64)
+        above = torch.searchsorted(rising, wanted).clamp(1, last)
+        below = above - 1
+        nearest = torch.where(rising[above] - wanted < wanted - rising[below], above, below)
+        # Rounding may name a level twice: leave room for those before it, then for those behind it.
+        place = torch.arange(steps + 1)
+        raised = torch.cummax(nearest - place, 0).values + place
+        return [int(level) for level in torch.minimum(raised, last - steps + place)]
+
+    def _last(self, steps: int) -> int:
         last = self.config.steps - 1
         if not 1 <= steps <= last:
             raise InputError(f"steps must be between 1 and {last}, got {steps}.")
-        return [round(last * i / steps) for i in range(steps + 1)]
+        return last

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldae.data.artefact import atomic_path, sha256_json
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet
 from ldae.evaluation.workers import side_by_side
 
@@ -34,15 +34,18 @@ class EncodedScans:
         latents: Normalised latents z_0 [N, C, h, w, d].
         semantic: Semantic codes [N, D].
         stochastic: Stochastic codes z_T [N, C, h, w, d].
+        previous: What solver "exact" needs besides, of the same shape; None for the other solvers.
     """
 
     latents: Tensor
     semantic: Tensor
     stochastic: Tensor
+    previous: Tensor | None = None
 
     def take(self, places: list[int]) -> EncodedScans:
         """Those of the scans in these places."""
-        return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places])
+        previous = None if self.previous is None else self.previous[places]
+        return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places], previous)
 
 
 def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,7 @@ def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
 
 
 def encode_scans(
-    scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = "ddim-next"
+    scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = DEFAULT_SOLVER
 ) -> EncodedScans:
     """Codes of every scan of the split; what an earlier or interrupted run has made is read.
 
@@ -79,13 +82,13 @@ def encode_scans(
 
     def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
         places = list(rows.index)
-        noise = scans.pipeline.networks.to_noise(
+        noise, previous = scans.pipeline.networks.to_noise_states(
             latents[places], semantic[places], steps=steps, solver=solver, batch_size=SCANS_AT_ONCE
         )
-        return {"stochastic": noise}
+        return {"stochastic": noise} if previous is None else {"stochastic": noise, "previous": previous}
 
     found = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
-    return EncodedScans(latents, semantic, found["stochastic"])
+    return EncodedScans(latents, semantic, found["stochastic"], found.get("previous"))
 
 
 def batches(rows: pd.DataFrame, *, size: int = SCANS_AT_ONCE) -> list[pd.DataFrame]:

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from ldae.data.phantom_truth import KnownCohort, is_synthetic
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
@@ -50,7 +50,7 @@ def evaluate_counterfactual(
     target_class: str = "AD",
     steps: int = 20,
     decode_steps: int = 10,
-    solver: Solver = "ddim-next",
+    solver: Solver = DEFAULT_SOLVER,
     seed: int = 0,
     limit: int | None = 32,
     hold: Sequence[str | Path] = (),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldae.data.phantom_truth import KnownCohort, is_synthetic
 from ldae.diffusion.interpolation import lerp, slerp
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
@@ -85,7 +85,7 @@ def evaluate_interpolation(
     fraction: float = 0.5,
     steps: int = 20,
     decode_steps: int | None = None,
-    solver: Solver = "ddim-next",
+    solver: Solver = DEFAULT_SOLVER,
     seed: int = 0,
     limit: int | None = None,
     thorough: bool = False,

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, batches, encode_scans
@@ -40,7 +40,7 @@ def evaluate_reconstruction(
     split: str = "test",
     steps: int = 20,
     decode_steps: int | None = None,
-    solver: Solver = "ddim-next",
+    solver: Solver = DEFAULT_SOLVER,
     seed: int = 0,
     limit: int | None = 48,
     device: str = "auto",
@@ -59,7 +59,7 @@ def evaluate_reconstruction(
         split: Scans to judge it on.
         steps: Network calls from latent to noise.
         decode_steps: Network calls from noise to latent; None takes `steps`.
-        solver: How the encoding steps are taken.
+        solver: How the steps are taken, both ways.
         seed: Seed of the fresh noise of "semantic_only", one draw a scan, and of the subjects.
         limit: So many subjects at most are decoded, drawn at random; None decodes every scan of the split.
         device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
@@ -70,7 +70,7 @@ def evaluate_reconstruction(
         The folder, with table.csv, scans.csv and result.json.
 
     Raises:
-        InputError: `limit` is below 2, or the cohort has faults.
+        InputError: `limit` is below 2, the cohort has faults, or "exact" is given two step counts.
     """
     if limit is not None and limit < 2:
         raise InputError(f"limit must be at least 2 subjects, got {limit}.")
@@ -78,6 +78,8 @@ def evaluate_reconstruction(
         pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
     )
     down = steps if decode_steps is None else decode_steps
+    if solver == "exact" and steps != down:
+        raise InputError(f"Solver exact must take as many steps down as up, got {steps} and {down}.")
 
     def compute() -> Findings:
         scans = open_scans(material)
@@ -85,7 +87,9 @@ def evaluate_reconstruction(
         decoded = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
 
         def compare(rows: pd.DataFrame) -> pd.DataFrame:
-            return _compare(scans, codes, rows=rows, decoded=set(decoded.index), seed=seed, steps=down)
+            return _compare(
+                scans, codes, rows=rows, decoded=set(decoded.index), seed=seed, walk=(solver, down)
+            )
 
         parts = side_by_side(
             compare, batches(scans.rows), networks=scans.pipeline.networks, name=NAME, progress=progress
@@ -104,7 +108,13 @@ def evaluate_reconstruction(
 
 
 def _compare(
-    scans: ScanSet, codes: EncodedScans, *, rows: pd.DataFrame, decoded: set[int], seed: int, steps: int
+    scans: ScanSet,
+    codes: EncodedScans,
+    *,
+    rows: pd.DataFrame,
+    decoded: set[int],
+    seed: int,
+    walk: tuple[Solver, int],
 ) -> pd.DataFrame:
     """One row a scan, kind of reconstruction and reference."""
     part = codes.take(list(rows.index))
@@ -114,21 +124,28 @@ def _compare(
     if places:
         references = {INPUT: volumes[places], AUTOENCODER: plain[places]}
         chosen = rows.iloc[places]
-        for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, steps=steps):
+        for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, walk=walk):
             found += _measured(chosen, image, kind=kind, references=references)
     return pd.concat(found, ignore_index=True)
 
 
 def _decoded(
-    scans: ScanSet, codes: EncodedScans, *, rows: pd.DataFrame, seed: int, steps: int
+    scans: ScanSet, codes: EncodedScans, *, rows: pd.DataFrame, seed: int, walk: tuple[Solver, int]
 ) -> Iterator[tuple[str, Tensor]]:
     """Scans from both codes, and from the semantic one with noise that depends on seed and row alone."""
     fresh = fresh_noise(codes.stochastic.shape[1:], seeds=[(seed, int(index)) for index in rows.index])
-    for kind, noise in (("reconstruction", codes.stochastic), ("semantic_only", fresh)):
-        yield (
-            kind,
-            scans.pipeline.decode_tensors(codes.semantic, noise, steps=steps, batch_size=SCANS_AT_ONCE),
+    solver, steps = walk
+    kinds = (("reconstruction", codes.stochastic, codes.previous), ("semantic_only", fresh, None))
+    for kind, noise, previous in kinds:
+        image = scans.pipeline.decode_tensors(
+            codes.semantic,
+            noise,
+            steps=steps,
+            solver=solver,
+            previous=previous,
+            batch_size=SCANS_AT_ONCE,
         )
+        yield kind, image
 
 
 def _measured(

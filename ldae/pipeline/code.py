@@ -19,6 +19,7 @@ from ldae.data.artefact import atomic_path
 from ldae.data.nifti import Geometry
 from ldae.data.scan import Scan
 from ldae.data.spec import Intensity, PreprocessingSpec
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import CheckpointError
 
 METADATA_KEY = "ldae_code"
@@ -79,6 +80,7 @@ class Code:
         place: The scan's grid, its source's grid, and its intensity scale.
         pipeline: sha256 of the pipeline that made it.
         auxiliary: What a solver needs besides, by name.
+        solver: The solver that made `stochastic`, and decodes it unless another is asked for.
     """
 
     semantic: Tensor
@@ -86,6 +88,7 @@ class Code:
     place: Place
     pipeline: str
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    solver: Solver = DEFAULT_SOLVER
 
     @property
     def geometry(self) -> Geometry | None:
@@ -96,6 +99,11 @@ class Code:
     def intensity(self) -> Intensity | None:
         """How the source's intensities were scaled; None for a scan without a source."""
         return self.place.intensity
+
+    @property
+    def auxiliary_numbers(self) -> int:
+        """How many numbers the solver needs besides z_T."""
+        return sum(tensor.numel() for tensor in self.auxiliary.values())
 
     def save(self, path: str | Path) -> Path:
         """Write the code as one safetensors file, its geometry and provenance as JSON in the header.
@@ -110,6 +118,7 @@ class Code:
             "ldae_version": __version__,
             "pipeline": self.pipeline,
             "place": self.place.to_dict(),
+            "solver": self.solver,
         }
         with atomic_path(path) as temporary:
             content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -146,4 +155,5 @@ class Code:
             place=Place.from_dict(document["place"]),
             pipeline=document["pipeline"],
             auxiliary={name.removeprefix(AUXILIARY): value for name, value in tensors.items()},
+            solver=document["solver"],
         )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ldae.diffusion import samplers
+from ldae.diffusion.interpolation import lerp
 from ldae.diffusion.model import GuidedDiffusion
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder
 from ldae.stages.components import Denoiser, Representation
@@ -130,26 +131,55 @@ class Networks(nn.Module):
         semantic: Tensor | None,
         *,
         steps: int = 20,
-        solver: Solver = "ddim-next",
+        solver: Solver = DEFAULT_SOLVER,
+        clip_sample: bool = False,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Latents z_0 [B, C, h, w, d] to stochastic codes z_T of the same shape.
+        """Latents z_0 [B, C, h, w, d] to stochastic codes z_T of the same shape; see `to_noise_states`."""
+        return self.to_noise_states(
+            latents, semantic, steps=steps, solver=solver, clip_sample=clip_sample, batch_size=batch_size
+        )[0]
+
+    def to_noise_states(
+        self,
+        latents: Tensor,
+        semantic: Tensor | None,
+        *,
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        clip_sample: bool = False,
+        batch_size: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latents z_0 [B, C, h, w, d] to stochastic codes z_T, and what "exact" needs besides.
 
         Args:
             latents: Normalised latents.
             semantic: Codes [B, D], or None for the denoiser alone.
             steps: Network calls.
             solver: How the steps are taken.
+            clip_sample: Clip x0 to [-1, 1] as the published sampler does.
             batch_size: Scans at a time; None takes a number that fits.
+
+        Returns:
+            z_T, and the last step for "exact" or None; each of the shape of `latents`.
         """
-        schedule = self.diffusion.schedule
 
         def step(chunk: Tensor, *code: Tensor) -> Tensor:
-            model = self.diffusion.eps_model(code[0] if code else None)
-            return samplers.encode(model, chunk, schedule=schedule, steps=steps, solver=solver)
+            y = code[0] if code else None
+            states = samplers.encode_states(
+                self.diffusion.eps_model(y),
+                chunk,
+                schedule=self.diffusion.schedule,
+                steps=steps,
+                solver=solver,
+                gaussian=self.diffusion.gaussian(y),
+                clip_sample=clip_sample,
+            )
+            return torch.stack([state for state in states if state is not None], dim=1)
 
         inputs = [latents] if semantic is None else [latents, semantic]
-        return self._batched(step, inputs, batch_size=batch_size or MOST_AT_ONCE)
+        states = self._batched(step, inputs, batch_size=batch_size or MOST_AT_ONCE)
+        return states[:, 0], states[:, 1] if states.shape[1] == 2 else None
 
     def from_noise(
         self,
@@ -157,26 +187,80 @@ class Networks(nn.Module):
         semantic: Tensor | None,
         *,
         steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        previous: Tensor | None = None,
         stop_fraction: float = 0.0,
+        clip_sample: bool = False,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Stochastic codes z_T [B, C, h, w, d] to latents z_0; arguments as for `to_noise`.
+        """Stochastic codes z_T [B, C, h, w, d] to latents z_0.
 
         Args:
             noise: Stochastic codes.
             semantic: Codes [B, D], or None for the denoiser alone.
             steps: Network calls.
-            stop_fraction: Share of the noise levels, the lowest, at which the code is switched off.
+            solver: How the steps are taken.
+            previous: What `to_noise_states` gave beside z_T for "exact"; None for noise that was drawn.
+            stop_fraction: Share of the noise levels, the lowest, at which the code is switched off, 0..1.
+            clip_sample: Clip x0 to [-1, 1] as the published sampler does.
+            batch_size: Scans at a time; None takes a number that fits.
+
+        Raises:
+            InputError: `stop_fraction` lies outside of 0..1, or steps or solver are wrong.
+        """
+        if not 0 <= stop_fraction <= 1:
+            raise InputError(f"stop_fraction must lie within 0..1, got {stop_fraction}.")
+        inputs = {"noise": noise, "y": semantic, "previous": previous}
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+
+        def step(*chunks: Tensor) -> Tensor:
+            chunk = dict(zip(given, chunks, strict=True))
+            y = chunk.get("y")
+            return samplers.decode(
+                self.diffusion.eps_model(y, stop_fraction=stop_fraction),
+                chunk["noise"],
+                schedule=self.diffusion.schedule,
+                steps=steps,
+                solver=solver,
+                gaussian=self.diffusion.gaussian(y),
+                previous=chunk.get("previous"),
+                clip_sample=clip_sample,
+            )
+
+        return self._batched(step, list(given.values()), batch_size=batch_size or MOST_AT_ONCE)
+
+    def from_noise_between(
+        self,
+        noise: Tensor,
+        semantic: tuple[Tensor, Tensor],
+        *,
+        fraction: float,
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Stochastic codes [B, C, h, w, d] to latents, at each step shifted by a mix of two gradients.
+
+        Args:
+            noise: Stochastic codes, one for both gradients.
+            semantic: Two batches of codes [B, D].
+            fraction: Weight of the second batch's gradient.
+            steps: Network calls.
+            solver: How the steps are taken; "exact" starts as from drawn noise.
             batch_size: Scans at a time; None takes a number that fits.
         """
-        schedule = self.diffusion.schedule
 
-        def step(chunk: Tensor, *code: Tensor) -> Tensor:
-            model = self.diffusion.eps_model(code[0] if code else None, stop_fraction=stop_fraction)
-            return samplers.decode(model, chunk, schedule=schedule, steps=steps)
+        def step(chunk: Tensor, first: Tensor, second: Tensor) -> Tensor:
+            return samplers.decode(
+                self.diffusion.trajectory_model(first, second, fraction=fraction),
+                chunk,
+                schedule=self.diffusion.schedule,
+                steps=steps,
+                solver=solver,
+                gaussian=self.diffusion.gaussian(lerp(first, second, fraction=fraction)),
+            )
 
-        inputs = [noise] if semantic is None else [noise, semantic]
-        return self._batched(step, inputs, batch_size=batch_size or MOST_AT_ONCE)
+        return self._batched(step, [noise, *semantic], batch_size=batch_size or MOST_AT_ONCE)
 
     def _batched(
         self, compute: Callable[..., Tensor], inputs: Sequence[Tensor], *, batch_size: int

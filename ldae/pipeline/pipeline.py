@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ldae.data.scan import Scan
 from ldae.data.spec import PreprocessingSpec
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver, solver_levels
 from ldae.errors import CheckpointError, InputError
+from ldae.pipeline.auxiliary import choose_solver, pack_auxiliary, stack_previous
 from ldae.pipeline.code import Code, Place
 from ldae.pipeline.folder import (
     PipelineIndex,
@@ -121,7 +122,7 @@ class LDAEPipeline:
         scan: Source | Sources,
         *,
         steps: int = 20,
-        solver: Solver = "ddim-next",
+        solver: Solver = DEFAULT_SOLVER,
         batch_size: int | None = None,
     ) -> Code | list[Code]:
         """The two codes of a scan, or of each scan in a list.
@@ -129,7 +130,7 @@ class LDAEPipeline:
         Args:
             scan: File, or scan on the pipeline's grid; or a list of these.
             steps: Network calls of the walk from latent to noise, 1..T-1.
-            solver: "ddim-next" or "ddim".
+            solver: How the steps are taken, one of `ldae.diffusion.samplers.SOLVERS`.
             batch_size: Scans at a time; None takes a number that fits.
 
         Raises:
@@ -138,26 +139,41 @@ class LDAEPipeline:
         """
         codes: list[Code] = []
         for batch in self._batches(scan if isinstance(scan, list) else [scan]):
-            semantic, stochastic = self.encode_tensors(
-                torch.stack([one.data for one in batch]), steps=steps, solver=solver, batch_size=batch_size
+            volumes = torch.stack([one.data for one in batch])
+            semantic, stochastic, previous = self._encode(
+                volumes, steps=steps, solver=solver, batch_size=batch_size
             )
-            pairs = zip(semantic, stochastic, batch, strict=True)
-            codes += [Code(y.clone(), z.clone(), Place.of(one), self.sha256) for y, z, one in pairs]
+            for number, (y, z, one) in enumerate(zip(semantic, stochastic, batch, strict=True)):
+                kept = {} if previous is None else pack_auxiliary(previous[number], steps=steps)
+                codes.append(Code(y.clone(), z.clone(), Place.of(one), self.sha256, kept, solver))
         return codes if isinstance(scan, list) else codes[0]
 
     @overload
     def decode(
-        self, code: Code, *, steps: int = ..., stop_fraction: float = ..., batch_size: int | None = ...
+        self,
+        code: Code,
+        *,
+        steps: int = ...,
+        solver: Solver | None = ...,
+        stop_fraction: float = ...,
+        batch_size: int | None = ...,
     ) -> Scan: ...
     @overload
     def decode(
-        self, code: list[Code], *, steps: int = ..., stop_fraction: float = ..., batch_size: int | None = ...
+        self,
+        code: list[Code],
+        *,
+        steps: int = ...,
+        solver: Solver | None = ...,
+        stop_fraction: float = ...,
+        batch_size: int | None = ...,
     ) -> list[Scan]: ...
     def decode(
         self,
         code: Code | list[Code],
         *,
         steps: int = 20,
+        solver: Solver | None = None,
         stop_fraction: float = 0.0,
         batch_size: int | None = None,
     ) -> Scan | list[Scan]:
@@ -166,21 +182,27 @@ class LDAEPipeline:
         Args:
             code: Code of this pipeline, or a list of these.
             steps: Network calls of the walk from noise to latent, 1..T-1.
+            solver: How the steps are taken; None takes the one that made the codes.
             stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off.
             batch_size: Scans at a time; None takes a number that fits.
 
         Raises:
             CheckpointError: A code was made by another pipeline.
+            InputError: "exact" is to decode a code without its auxiliary or in other steps than it was
+                encoded in; or `steps`, `solver` or `stop_fraction` is wrong.
         """
         codes = [code] if isinstance(code, Code) else code
         for one in codes:
             self.check_code(one)
         if not codes:
             return []
+        chosen = choose_solver(codes, solver=solver, steps=steps)
         volumes = self.decode_tensors(
             torch.stack([one.semantic for one in codes]),
             torch.stack([one.stochastic for one in codes]),
             steps=steps,
+            solver=chosen,
+            previous=stack_previous(codes) if chosen == "exact" else None,
             stop_fraction=stop_fraction,
             batch_size=batch_size,
         )
@@ -188,13 +210,27 @@ class LDAEPipeline:
         return scans[0] if isinstance(code, Code) else scans
 
     def reconstruct(
-        self, scan: Source, *, steps: int = 20, decode_steps: int | None = None, solver: Solver = "ddim-next"
+        self,
+        scan: Source,
+        *,
+        steps: int = 20,
+        decode_steps: int | None = None,
+        solver: Solver = DEFAULT_SOLVER,
     ) -> Scan:
         """Encode and decode a scan; `decode_steps` are `steps` where they are not given."""
         code = self.encode(scan, steps=steps, solver=solver)
-        return self.decode(code, steps=steps if decode_steps is None else decode_steps)
+        return self.decode(code, steps=steps if decode_steps is None else decode_steps, solver=solver)
 
-    def vary(self, code: Code | Source, *, n: int = 8, seed: int = 0, steps: int = 20) -> list[Scan]:
+    def vary(
+        self,
+        code: Code | Source,
+        *,
+        n: int = 8,
+        seed: int = 0,
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        stop_fraction: float = 0.0,
+    ) -> list[Scan]:
         """Scans with the same semantic code and fresh stochastic codes.
 
         Args:
@@ -202,16 +238,22 @@ class LDAEPipeline:
             n: How many; the first ones are the same whatever `n` is.
             seed: Another seed, other scans.
             steps: Network calls each way.
+            solver: How a scan is encoded; a code is decoded by the solver that made it.
+            stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off.
 
         Raises:
             InputError: `n` or `seed` is not allowed.
         """
         if n < 1 or seed < 0:
             raise InputError(f"n must be 1 or more and seed 0 or more, got n={n} and seed={seed}.")
-        code = self._as_code(code, steps=steps)
+        code = self._as_code(code, steps=steps, solver=solver)
+        self.check_code(code)
         noise = fresh_noise(code.stochastic.shape, seeds=[(seed, number) for number in range(n)])
-        codes = [replace(code, stochastic=drawn, auxiliary={}) for drawn in noise]
-        return self.decode(codes, steps=steps)
+        semantic = code.semantic.expand(n, -1)
+        volumes = self.decode_tensors(
+            semantic, noise, steps=steps, solver=code.solver, stop_fraction=stop_fraction
+        )
+        return [code.place.scan(volume, self.spec) for volume in volumes]
 
     def interpolate(
         self,
@@ -220,6 +262,7 @@ class LDAEPipeline:
         *,
         fractions: Sequence[float] = (0.25, 0.5, 0.75),
         steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
         extrapolate: bool = False,
     ) -> list[Scan]:
         """Scans on the way from `a` to `b`, in the space of `a`.
@@ -229,17 +272,46 @@ class LDAEPipeline:
             b: The other one.
             fractions: 0 is `a`, 1 is `b`.
             steps: Network calls each way.
+            solver: How a scan is encoded; codes are decoded by the solver that made them.
             extrapolate: Allow fractions below 0 and above 1.
 
         Raises:
-            InputError: A fraction lies outside of 0..1 and `extrapolate` is False.
+            InputError: A fraction lies outside of 0..1 and `extrapolate` is False, or the stochastic codes
+                are opposite.
         """
-        check_fractions(fractions, extrapolate=extrapolate)
-        first, second = self._as_code(a, steps=steps), self._as_code(b, steps=steps)
-        self.check_code(first)
-        self.check_code(second)
+        first, second = self._ends(
+            a, b, fractions=fractions, extrapolate=extrapolate, steps=steps, solver=solver
+        )
         codes = [mix_codes(first, second, fraction=fraction) for fraction in fractions]
         return self.decode(codes, steps=steps)
+
+    def interpolate_trajectory(
+        self,
+        a: Code | Source,
+        b: Code | Source,
+        *,
+        fractions: Sequence[float] = (0.25, 0.5, 0.75),
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        extrapolate: bool = False,
+    ) -> list[Scan]:
+        """As `interpolate`, but both semantic codes guide every step, their gradients mixed (PDAE).
+
+        Each fraction has one z_T for both, between those of the two scans. Solver "exact" starts from it as
+        from noise that was drawn.
+        """
+        first, second = self._ends(
+            a, b, fractions=fractions, extrapolate=extrapolate, steps=steps, solver=solver
+        )
+        pair = first.semantic[None], second.semantic[None]
+        scans = []
+        for fraction in fractions:
+            noise = mix_codes(first, second, fraction=fraction).stochastic[None]
+            latents = self.networks.from_noise_between(
+                noise, pair, fraction=fraction, steps=steps, solver=first.solver
+            )
+            scans.append(first.place.scan(self.networks.expand(latents)[0], self.spec))
+        return scans
 
     def manipulate(
         self,
@@ -344,15 +416,27 @@ class LDAEPipeline:
         return found
 
     def encode_tensors(
-        self, volumes: Tensor, *, steps: int = 20, solver: Solver = "ddim-next", batch_size: int | None = None
+        self,
+        volumes: Tensor,
+        *,
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Scans [B, 1, X, Y, Z] in [0, 1] to semantic [B, D] and stochastic codes [B, C, h, w, d]."""
+        return self._encode(volumes, steps=steps, solver=solver, batch_size=batch_size)[:2]
+
+    def _encode(
+        self, volumes: Tensor, *, steps: int, solver: Solver, batch_size: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         networks = self.networks
-        networks.diffusion.schedule.grid(steps)
+        solver_levels(solver, schedule=networks.diffusion.schedule, steps=steps)
         semantic = networks.describe(volumes, batch_size=batch_size)
         latents = networks.compress(volumes, batch_size=batch_size)
-        stochastic = networks.to_noise(latents, semantic, steps=steps, solver=solver, batch_size=batch_size)
-        return semantic, stochastic
+        states = networks.to_noise_states(
+            latents, semantic, steps=steps, solver=solver, batch_size=batch_size
+        )
+        return semantic, *states
 
     def decode_tensors(
         self,
@@ -360,12 +444,20 @@ class LDAEPipeline:
         stochastic: Tensor,
         *,
         steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        previous: Tensor | None = None,
         stop_fraction: float = 0.0,
         batch_size: int | None = None,
     ) -> Tensor:
         """Semantic codes (None: the denoiser alone) and stochastic ones to scans [B, 1, X, Y, Z]."""
         latents = self.networks.from_noise(
-            stochastic, semantic, steps=steps, stop_fraction=stop_fraction, batch_size=batch_size
+            stochastic,
+            semantic,
+            steps=steps,
+            solver=solver,
+            previous=previous,
+            stop_fraction=stop_fraction,
+            batch_size=batch_size,
         )
         return self.networks.expand(latents, batch_size=batch_size)
 
@@ -401,5 +493,21 @@ class LDAEPipeline:
         for start in range(0, len(scans), MOST_AT_ONCE):
             yield [self.read(scan) for scan in scans[start : start + MOST_AT_ONCE]]
 
-    def _as_code(self, code: Code | Source, *, steps: int) -> Code:
-        return code if isinstance(code, Code) else self.encode(code, steps=steps)
+    def _as_code(self, code: Code | Source, *, steps: int, solver: Solver = DEFAULT_SOLVER) -> Code:
+        return code if isinstance(code, Code) else self.encode(code, steps=steps, solver=solver)
+
+    def _ends(
+        self,
+        a: Code | Source,
+        b: Code | Source,
+        *,
+        fractions: Sequence[float],
+        extrapolate: bool,
+        steps: int,
+        solver: Solver,
+    ) -> tuple[Code, Code]:
+        check_fractions(fractions, extrapolate=extrapolate)
+        first, second = (self._as_code(one, steps=steps, solver=solver) for one in (a, b))
+        self.check_code(first)
+        self.check_code(second)
+        return first, second

@@ -16,7 +16,8 @@ from ldae.data.cohort import read_cohort
 from ldae.data.differences import Difference
 from ldae.data.scan import Scan
 from ldae.data.split import SPLITS, check_split
-from ldae.diffusion.samplers import Solver
+from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver, solver_levels
+from ldae.diffusion.schedule import Schedule
 from ldae.errors import InputError
 from ldae.pipeline.code import Code
 from ldae.pipeline.derivatives import Derivative, ScanName, check_names, number_label
@@ -45,17 +46,36 @@ class Sampling:
     Attributes:
         steps: Network calls from latent to noise, 1..T-1.
         decode_steps: Network calls from noise to latent; None takes `steps`.
-        solver: How the steps are taken.
+        solver: How the steps are taken, both ways.
+        stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off when
+            a scan is reconstructed or varied, 0..1.
     """
 
     steps: int = 20
     decode_steps: int | None = None
-    solver: Solver = "ddim-next"
+    solver: Solver = DEFAULT_SOLVER
+    stop_fraction: float = 0.0
 
     @property
     def down(self) -> int:
         """Network calls from noise to latent."""
         return self.steps if self.decode_steps is None else self.decode_steps
+
+    def check(self, schedule: Schedule) -> None:
+        """Stop on what no walk can be taken with, before the first scan is read.
+
+        Raises:
+            InputError: Steps or `stop_fraction` out of range, unknown solver, or "exact" with two counts.
+        """
+        for steps in (self.steps, self.down):
+            solver_levels(self.solver, schedule=schedule, steps=steps)
+        if self.solver == "exact" and self.steps != self.down:
+            raise InputError(
+                f"Solver exact must take as many steps down as up, got {self.steps} up and {self.down} down. "
+                "Give --steps alone, or another solver."
+            )
+        if not 0 <= self.stop_fraction <= 1:
+            raise InputError(f"stop_fraction must lie within 0..1, got {self.stop_fraction}.")
 
 
 @dataclass
@@ -146,7 +166,9 @@ def reconstruct_scans(
     """Encode and decode each scan; writes desc-reconstruction."""
     job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
     for batch in job.batches():
-        decoded = pipeline.decode([code for _, code in batch], steps=job.sampling.down)
+        decoded = pipeline.decode(
+            [code for _, code in batch], steps=job.sampling.down, stop_fraction=job.sampling.stop_fraction
+        )
         for (scan, _), rendered in zip(batch, decoded, strict=True):
             job.write(
                 scan,
@@ -170,9 +192,10 @@ def vary_scans(
     """Render each scan's semantic code with `n` fresh stochastic codes; writes desc-variation1 and on."""
     job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
     for scan, code in job.codes():
-        for number, rendered in enumerate(
-            pipeline.vary(code, n=n, seed=seed, steps=job.sampling.down), start=1
-        ):
+        varied = pipeline.vary(
+            code, n=n, seed=seed, steps=job.sampling.down, stop_fraction=job.sampling.stop_fraction
+        )
+        for number, rendered in enumerate(varied, start=1):
             job.write(
                 scan,
                 rendered,
@@ -191,15 +214,18 @@ def interpolate_scans(
     out: str | Path,
     fractions: Sequence[float] = (0.25, 0.5, 0.75),
     extrapolate: bool = False,
+    trajectory: bool = False,
     sampling: Sampling | None = None,
 ) -> JobResult:
-    """Render what lies between two scans in the space of the first; writes desc-interpolation0p25 and on."""
+    """Render what lies between two scans in the space of the first; writes desc-interpolation0p25 and on.
+
+    With `trajectory`, both semantic codes guide every step and their gradients are mixed.
+    """
     check_fractions(fractions, extrapolate=extrapolate)
     job = _Job(pipeline, out, scans=[first, second], sampling=sampling or Sampling(), progress=False)
     start, end = (code for _, code in job.codes())
-    scans = pipeline.interpolate(
-        start, end, fractions=fractions, steps=job.sampling.down, extrapolate=extrapolate
-    )
+    interpolate = pipeline.interpolate_trajectory if trajectory else pipeline.interpolate
+    scans = interpolate(start, end, fractions=fractions, steps=job.sampling.down, extrapolate=extrapolate)
     for fraction, rendered in zip(fractions, scans, strict=True):
         job.write(
             first,
@@ -207,7 +233,7 @@ def interpolate_scans(
             desc=f"interpolation{number_label(fraction)}",
             description=f"Between the codes of two scans, {fraction:g} of the way to the second.",
             sources=[first.path, second.path],
-            details={"Fraction": fraction},
+            details={"Fraction": fraction, "Trajectory": trajectory},
         )
     return job.finish("interpolate")
 
@@ -305,9 +331,7 @@ class _Job:
         self.derivative = Derivative(out, sources=[scan.path for scan in scans])
         self.result = JobResult(Path(out) / RESULT_NAME)
         self.records: list[dict[str, Any]] = []
-        # Wrong steps are said before the first scan is read.
-        for steps in (sampling.steps, sampling.down):
-            pipeline.networks.diffusion.schedule.grid(steps)
+        sampling.check(pipeline.networks.diffusion.schedule)
 
     def batches(self) -> Iterator[list[tuple[InputScan, Code]]]:
         """Scans with their codes, several at a time."""
@@ -343,6 +367,7 @@ class _Job:
             "Steps": self.sampling.steps,
             "DecodeSteps": self.sampling.down,
             "Solver": self.sampling.solver,
+            "StopFraction": self.sampling.stop_fraction,
             **(details or {}),
             "SourceNovelty": self.result.novelty[str(scan.path)].verdict,
         }

@@ -19,12 +19,12 @@ from ldae.data.nifti import open_scan, read_geometry, read_voxels
 from ldae.data.resample import Grid, to_ras, voxels_to_ras
 from ldae.data.scan import Scan
 from ldae.data.spec import Intensity
+from ldae.diffusion.samplers import DEFAULT_SOLVER
 from ldae.errors import CheckpointError
 from ldae.pipeline import LDAEPipeline
 
 FOLDER = "scans"
 RESULT = "result.json"
-DEFAULT_SOLVER = "ddim-next"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ def test_every_verb_has_help(ldae, verb: str) -> None:
         (["split"], "the following arguments are required: --cohort"),
         (["vary", "a.nii", "--pipeline", "p", "-n", "0"], "argument -n: must be 1 or more, got 0"),
         (["vary", "a.nii", "--pipeline", "p", "--steps", "x"], "invalid whole number value: 'x'"),
-        (["reconstruct", "a.nii", "--pipeline", "p", "--solver", "euler"], "'ddim-next', 'ddim'"),
+        (
+            ["reconstruct", "a.nii", "--pipeline", "p", "--solver", "euler"],
+            "'ddim-next', 'ddim', 'dpm\\\\+\\\\+2m'",
+        ),
         (["manipulate", "a.nii", "--pipeline", "p", "--head", "h", "--target", "old"], "--target"),
         (["reconstruct", "a.nii", "--pipline", "p"], "--pipeline"),
         (["evaluate", "taste"], "reconstruction"),

@@ -38,7 +38,7 @@ def test_round_trip(code: Code, pipe: LDAEPipeline, tmp_path: Path) -> None:
 def test_metadata_is_plain_json(code: Code, tmp_path: Path) -> None:
     with safe_open(code.save(tmp_path / "code.safetensors"), framework="pt") as stream:
         document = json.loads(stream.metadata()["ldae_code"])
-    assert set(document) == {"ldae_version", "pipeline", "place"}
+    assert set(document) == {"ldae_version", "pipeline", "place", "solver"}
 
 
 def test_saved_code_of_another_pipeline_is_refused(code: Code, pipe: LDAEPipeline, tmp_path: Path) -> None:

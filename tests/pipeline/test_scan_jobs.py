@@ -50,7 +50,7 @@ def test_reconstructions(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -
     assert [item["path"] for item in document["outputs"]] == [str(path) for path in result.paths]
     assert document["sources"][scans[0]]["verdict"] == result.novelty[scans[0]].verdict
     sidecar = json.loads(result.paths[0].with_name("sub-00_ses-1_desc-reconstruction_T1w.json").read_text())
-    assert (sidecar["Steps"], sidecar["DecodeSteps"], sidecar["Solver"]) == (2, 3, "ddim-next")
+    assert (sidecar["Steps"], sidecar["DecodeSteps"], sidecar["Solver"]) == (2, 3, "gaussian-2m")
     assert sidecar["PipelineSha256"] == pipe.sha256
     wanted = pipe.decode(pipe.encode(scans[0], steps=2), steps=3)
     again = nib.load(wanted.save(tmp_path / "again.nii.gz")).get_fdata()

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where between the two; may be repeated (default: .25, .5 and .75)",
     )
     parser.add_argument("--extrapolate", action="store_true", help="allow fractions below 0 and above 1")
+    parser.add_argument(
+        "--trajectory", action="store_true", help="mix the two codes' gradients at every step, not the codes"
+    )
     add_pipeline(parser)
     add_steps(parser)
     add_out(parser, "outputs/interpolate")
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         fractions=args.fraction or (0.25, 0.5, 0.75),
         extrapolate=args.extrapolate,
+        trajectory=args.trajectory,
         sampling=read_sampling(args),
     )
     return tell(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldae.cli.options import add_out, add_pipeline, add_scans, add_steps
+from ldae.cli.options import add_out, add_pipeline, add_scans, add_steps, add_stop_fraction
 from ldae.cli.scans import load_pipeline, read_sampling, read_scans, show_progress, tell
 
 HELP = "encode scans and decode them again, each in its own space"
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scans(parser)
     add_pipeline(parser)
     add_steps(parser)
+    add_stop_fraction(parser)
     add_out(parser, "outputs/reconstruct")
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import argparse
 
-from ldae.cli.options import add_out, add_pipeline, add_scans, add_seed, add_steps, positive
+from ldae.cli.options import (
+    add_out,
+    add_pipeline,
+    add_scans,
+    add_seed,
+    add_steps,
+    add_stop_fraction,
+    positive,
+)
 from ldae.cli.scans import load_pipeline, read_sampling, read_scans, show_progress, tell
 
 HELP = "render scans with the same semantic code and fresh stochastic codes"
@@ -20,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_seed(parser)
     add_steps(parser)
+    add_stop_fraction(parser)
     add_out(parser, "outputs/vary")
 
 
