@@ -276,9 +276,9 @@ def test_a_head_without_direction_gets_a_linear_one(
     """A forest, a network: the way is a linear probe's, what is reached is what the head itself says."""
     codes = embeddings.filter(regex="^y_").to_numpy(dtype=float)
     std, subjects = pipe.statistics.std, embeddings["subject"].to_numpy()
-    for targets, goal in ((np.where(codes[:, 0] > codes[:, 0].mean(), "AD", "CN"), 0.5), (codes[:, 0], None)):
-        kind = RBFClassifier() if goal else RBFRegressor()
-        net = kind.fit(codes / std, targets)
+    classes = np.where(codes[:, 0] > codes[:, 0].mean(), "AD", "CN")
+    for net, targets, sign in ((RBFClassifier(), classes, -1), (RBFRegressor(), codes[:, 0], 1)):
+        net.fit(codes / std, targets)
         net.std = std
         direction = linear_direction(net, codes, targets=targets, std=std, groups=subjects)
         assert direction.shape == (1, 12)
@@ -286,8 +286,8 @@ def test_a_head_without_direction_gets_a_linear_one(
             direction[0, 0] * (-1 if goal else 1) > 0.3
         )  # towards the last class, "CN", without a positive one
         head = fitted_head(net, std=std, pipeline=pipe.sha256, direction=direction)
-        now = head_output(head.head, code.semantic.double().numpy()[None])[0]
-        wanted = goal or now + 0.3 * std[0]
+        somewhere = head.direction(std=std).move(code.semantic.double().numpy(), 0.7)
+        wanted = head_output(head.head, somewhere[None])[0]
         move = pipe.move(code, head, targets=[wanted])[0]
         assert move.achieved == pytest.approx(wanted, rel=1e-3, abs=1e-3)
     three = np.array(["CN", "MCI", "AD"])[np.arange(len(codes)) % 3]
