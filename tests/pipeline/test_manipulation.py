@@ -282,9 +282,7 @@ def test_a_head_without_direction_gets_a_linear_one(
         net.std = std
         direction = linear_direction(net, codes, targets=targets, std=std, groups=subjects)
         assert direction.shape == (1, 12)
-        assert (
-            direction[0, 0] * (-1 if goal else 1) > 0.3
-        )  # towards the last class, "CN", without a positive one
+        assert direction[0, 0] * sign > 0.3  # towards the last class, "CN", without a positive one
         head = fitted_head(net, std=std, pipeline=pipe.sha256, direction=direction)
         somewhere = head.direction(std=std).move(code.semantic.double().numpy(), 0.7)
         wanted = head_output(head.head, somewhere[None])[0]
