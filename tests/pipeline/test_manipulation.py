@@ -291,7 +291,7 @@ def test_a_head_without_direction_gets_a_linear_one(
     three = np.array(["CN", "MCI", "AD"])[np.arange(len(codes)) % 3]
     with pytest.raises(InputError, match=r"classes of the head, \['AD', 'CN'\], got \['AD', 'CN', 'MCI'\]"):
         linear_direction(
-            RBFClassifier().fit(codes / std, np.where(codes[:, 0] > 0, "AD", "CN")),
+            RBFClassifier().fit(codes / std, classes),
             codes,
             targets=three,
             std=std,
