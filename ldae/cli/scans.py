@@ -61,8 +61,11 @@ def tell(result: JobResult) -> int:
     """Say how unusual each source is, what was written, and where the record lies."""
     for source, novelty in result.novelty.items():
         print(f"{source}: {novelty.verdict}")
-    for output in read_json(result.result)["outputs"]:
-        print(f"wrote {output['path']}{_head(output)}")
+    document, folder = read_json(result.result), result.result.parent
+    for output in document["outputs"]:
+        print(f"wrote {folder / output['path']}{_head(output)}")
+    for path in result.maps:
+        print(f"wrote {path}")
     print(f"listed in {result.result}")
     return 0
 
@@ -70,6 +73,13 @@ def tell(result: JobResult) -> int:
 def _head(output: dict[str, Any]) -> str:
     if "HeadAfter" not in output:
         return ""
-    return (
-        f"; the head says {output['HeadAfter']:.3g}, before {output['HeadBefore']:.3g}; {output['Verdict']}"
-    )
+    held = [f"{one['Name']} held: {_changes(one)}" for one in output["Hold"]]
+    says = f"the head says {output['HeadAfter']:.3g}, before {output['HeadBefore']:.3g}"
+    return "".join(f"; {words}" for words in (says, *held, output["Verdict"]))
+
+
+def _changes(held: dict[str, Any]) -> str:
+    pairs = [(name, value, held["After"][name]) for name, value in held["Before"].items()]
+    if len(pairs) == 1:
+        return f"{pairs[0][1]:.4g}, now {pairs[0][2]:.4g}"
+    return ", ".join(f"{name} {before:.4g}, now {after:.4g}" for name, before, after in pairs)

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from ldae.data.latents import LatentStats, LatentStore
     from ldae.data.nifti import Geometry
     from ldae.data.phantom import make_phantom
-    from ldae.data.scan import Scan
+    from ldae.data.scan import DifferenceMap, Scan
     from ldae.data.spec import Intensity, PreprocessingSpec
     from ldae.data.split import check_split, freeze_split, split_hash, split_subjects
 
 __all__ = [
     "CohortError",
     "Difference",
+    "DifferenceMap",
     "Fault",
     "Geometry",
     "Intensity",
@@ -51,7 +52,7 @@ _MODULES = {
     "latents": ("LatentStats", "LatentStore"),
     "nifti": ("Geometry",),
     "phantom": ("make_phantom",),
-    "scan": ("Scan",),
+    "scan": ("DifferenceMap", "Scan"),
     "spec": ("Intensity", "PreprocessingSpec"),
     "split": ("check_split", "freeze_split", "split_hash", "split_subjects"),
 }

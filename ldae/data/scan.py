@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,3 +86,40 @@ class Scan:
         _, where = fit_grid(source, spacing=self.spec.spacing, size=self.spec.size)
         voxels = resample(values, where.inverse, shape=source.shape, outside=0)
         return voxels_from_ras(voxels, geometry.affine)
+
+
+@dataclass(frozen=True)
+class DifferenceMap:
+    """Differences of intensities, or their spread, at each voxel of a scan.
+
+    Attributes:
+        data: float32 [1, X, Y, Z]; 1 is the whole intensity range of the scan.
+        scan: The scan whose place and intensity scale they have.
+    """
+
+    data: Tensor
+    scan: Scan
+
+    @classmethod
+    def between(cls, scan: Scan, other: Scan) -> Self:
+        """`scan` minus `other`, which lie on one grid."""
+        return cls(scan.like(scan.data - other.data).data, scan)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the map as float32 NIfTI on the source's own grid, in units of the source's intensities.
+
+        It is resampled as a scan is; voxels beyond the pipeline's field of view hold 0.
+
+        Args:
+            path: Name ending in .nii or .nii.gz.
+
+        Returns:
+            The path written.
+
+        Raises:
+            InputError: The name has another ending, or is the source's own file.
+        """
+        scale = self.scan.intensity
+        if scale is not None:
+            scale = replace(scale, lower=0.0, upper=scale.upper - scale.lower)
+        return replace(self.scan, data=self.data, intensity=scale).save(path)

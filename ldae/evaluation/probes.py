@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def fit_probe(
     )
     provenance = {
         "target": target,
-        "embeddings": str(embeddings),
+        "embeddings": os.path.relpath(embeddings, out),
         "embeddings_sha256": sha256_file(embeddings),
         "split": split_hash(frame),
         "fitted_on": FITTED_ON,

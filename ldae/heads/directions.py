@@ -19,7 +19,10 @@ from ldae.errors import InputError
 
 DEFAULT_REACH = 30.0  # standard deviations
 SCAN_POINTS = 121
-HELD_FLOOR = 1e-6
+# Of a direction less than this share beside the held ones is rounding and chance, and steps become absurd.
+HELD_FLOOR = 1e-3
+# A head may jump past the target (trees, neighbours) by this share of what it can say.
+LARGEST_JUMP = 0.01
 
 
 class Head(Protocol):
@@ -101,7 +104,10 @@ class Direction:
         rest = self.unit - basis @ (basis.T @ self.unit)
         length = float(np.linalg.norm(rest))
         if length < HELD_FLOOR:
-            raise InputError("Held heads must leave a direction to move along, got none. Hold fewer heads.")
+            raise InputError(
+                "What is held must leave a direction to move along, got one that lies within the held ones "
+                f"({length:.1g} of it is left): they are parallel. Hold less, or move by another head."
+            )
         return Direction(unit=rest / length, std=self.std)
 
     def move(self, code: ArrayLike, step: float | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,6 +140,16 @@ def class_index(head: Head, target_class: Any) -> int | None:
     return int(labels.index(target_class))
 
 
+def class_label(head: Head, target_class: Any) -> Any:
+    """The class that a target speaks of, also where it was left out; None for a regression head.
+
+    Raises:
+        InputError: As `class_index`.
+    """
+    index = class_index(head, target_class)
+    return None if index is None else head.classes_.tolist()[index]  # type: ignore[attr-defined]
+
+
 def head_output(head: Head, codes: ArrayLike, *, target_class: Any = None) -> NDArray[np.float64]:
     """What the head says of each code [N]: probability of the target class, or the predicted number."""
     index = class_index(head, target_class)
@@ -153,6 +169,9 @@ def find_step(
 ) -> float:
     """The smallest step along a direction after which the head says `target`.
 
+    The head may be any function of the code: its output is scanned on both sides of the code, and the root is
+    found by Brent's method within the nearest stretches at whose ends it lies on either side of the target.
+
     Args:
         head: Fitted head, linear or not.
         code: Semantic code to start from [D].
@@ -165,27 +184,43 @@ def find_step(
         Signed step in standard deviations, for `Direction.move`.
 
     Raises:
-        InputError: The target is no probability, or out of reach; the message names the reachable range.
+        InputError: The target is no probability, out of reach (the message names the reachable range), or
+            jumped over.
     """
     start = _check_code(code, direction)
-    index = class_index(head, target_class)
-    _check_target(target, probability=index is not None)
+    check_target(head, target, target_class=target_class)
+    steps = np.linspace(-reach, reach, SCAN_POINTS)
+    excess = head_output(head, direction.move(start, steps), target_class=target_class) - target
+    # Alone a code may be rounded otherwise than among others: the ends of a stretch keep their signs.
+    known: dict[float, float] = dict(zip(steps.tolist(), excess.tolist(), strict=True))
 
     def beyond(step: float) -> float:
+        if step in known:
+            return known[step]
         moved = direction.move(start, step)[None]
         return float(head_output(head, moved, target_class=target_class)[0]) - target
 
-    steps = np.linspace(-reach, reach, SCAN_POINTS)
-    excess = head_output(head, direction.move(start, steps), target_class=target_class) - target
-    crossings = np.flatnonzero((excess[:-1] <= 0) != (excess[1:] <= 0))
+    low, high = target + excess.min(), target + excess.max()
+    crossings = _nearest_crossings(steps, excess)
     if not len(crossings):
-        low, high = target + excess.min(), target + excess.max()
         raise InputError(
             f"Target must lie between {low:.4g} and {high:.4g}, what the head says of this code within "
             f"{reach:g} standard deviations either way, got {target:g}."
         )
-    nearest = crossings[np.argmin(np.abs(steps[crossings] + steps[crossings + 1]))]
-    return float(brentq(beyond, steps[nearest], steps[nearest + 1], xtol=1e-10))
+    step: float = min((brentq(beyond, *steps[place : place + 2], xtol=1e-10) for place in crossings), key=abs)
+    if abs(beyond(step)) > LARGEST_JUMP * (high - low):
+        raise InputError(
+            f"Target must be what the head can say, got {target:g}: on its way the head jumps over it, "
+            f"to {beyond(step) + target:.4g}. Choose that, or a head that changes smoothly."
+        )
+    return step
+
+
+def _nearest_crossings(steps: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Where the nearest stretches begin in which the excess changes its sign: none, one, or one a side."""
+    crossings: NDArray[np.intp] = np.flatnonzero((excess[:-1] <= 0) != (excess[1:] <= 0))
+    away = np.abs(steps[crossings] + steps[crossings + 1])
+    return np.asarray(crossings[away <= away.min(initial=np.inf) + 1e-9])
 
 
 def _check_code(code: ArrayLike, direction: Direction) -> NDArray[np.float64]:
@@ -195,8 +230,13 @@ def _check_code(code: ArrayLike, direction: Direction) -> NDArray[np.float64]:
     return start
 
 
-def _check_target(target: float, *, probability: bool) -> None:
-    if probability and not 0 < target < 1:
+def check_target(head: Head, target: float, *, target_class: Any = None) -> None:
+    """Stop where a head cannot say a target of any code.
+
+    Raises:
+        InputError: Unknown class, none given past two, no probability within 0..1, or no finite number.
+    """
+    if class_index(head, target_class) is not None and not 0 < target < 1:
         raise InputError(f"Target must be a probability above 0 and below 1, got {target:g}.")
     if not np.isfinite(target):
         raise InputError(f"Target must be a finite number, got {target:g}.")

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from ldae.pipeline.manipulation import Manipulation
     from ldae.pipeline.novelty import Novelty
     from ldae.pipeline.pipeline import LDAEPipeline
+    from ldae.pipeline.variation import VariationMaps, variation_maps
 
-__all__ = ["Code", "LDAEPipeline", "Manipulation", "Novelty"]
+__all__ = ["Code", "LDAEPipeline", "Manipulation", "Novelty", "VariationMaps", "variation_maps"]
 _ROOMS = {
     "Code": "ldae.pipeline.code",
     "LDAEPipeline": "ldae.pipeline.pipeline",
     "Manipulation": "ldae.pipeline.manipulation",
     "Novelty": "ldae.pipeline.novelty",
+    "VariationMaps": "ldae.pipeline.variation",
+    "variation_maps": "ldae.pipeline.variation",
 }
 
 

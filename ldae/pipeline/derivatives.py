@@ -13,7 +13,7 @@ from typing import Any
 
 from ldae import __version__
 from ldae.data.artefact import atomic_path, read_json, sha256_bytes, write_json
-from ldae.data.scan import Scan
+from ldae.data.scan import DifferenceMap, Scan
 from ldae.errors import InputError
 
 BIDS_VERSION = "1.10.0"
@@ -122,7 +122,7 @@ class Derivative:
 
     def write(
         self,
-        scan: Scan,
+        scan: Scan | DifferenceMap,
         name: ScanName,
         *,
         desc: str,
@@ -130,7 +130,7 @@ class Derivative:
         sources: Sequence[str | Path],
         details: Mapping[str, Any],
     ) -> Path:
-        """Write a synthetic scan in its source's own space, with its sidecar.
+        """Write a synthetic scan, or a map of synthetic scans, in its source's own space, with its sidecar.
 
         Args:
             scan: What is written.

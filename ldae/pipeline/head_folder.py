@@ -19,6 +19,7 @@ from ldae import __version__
 from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
 from ldae.errors import CheckpointError, InputError
 from ldae.heads.directions import Direction, Head, class_index
+from ldae.heads.linear import LinearProbe, RidgeProbe
 
 DOCUMENT_NAME = "head.json"
 ARRAYS_NAME = "head.safetensors"
@@ -47,6 +48,13 @@ class FittedHead:
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder, else what it predicts, else its class."""
+        if self.folder is not None:
+            return self.folder.absolute().name
+        return str(self.provenance.get("target", type(self.head).__name__))
 
     def direction(self, *, std: ArrayLike, target_class: Any = None) -> Direction:
         """Where to go for a class, or for a higher prediction of a regression head.
@@ -80,8 +88,8 @@ def fitted_head(
         head: The fitted estimator.
         std: Standard deviation of the training codes [D].
         pipeline: sha256 of the pipeline that made the codes.
-        direction: Directions in whitened code space, [D] or [C, D], for a head without `direction_`: those of
-            a linear probe fitted on the same data.
+        direction: Directions in whitened code space, [D] or [C, D], for a head without `direction_`: what
+            `linear_direction` finds on the same data.
         provenance: What it predicts and was fitted on, JSON-able.
 
     Raises:
@@ -90,7 +98,7 @@ def fitted_head(
     if direction is None and not hasattr(head, "direction_"):
         raise InputError(
             f"{type(head).__name__} has no direction in code space of its own. Give `direction`, that of a "
-            "LinearProbe fitted on the same data."
+            "LinearProbe fitted on the same data (linear_direction)."
         )
     rows = (
         _own_directions(head, std) if direction is None else np.atleast_2d(np.asarray(direction, dtype=float))
@@ -100,6 +108,45 @@ def fitted_head(
         raise InputError(f"directions of {type(head).__name__} must have shape {expected}, got {rows.shape}.")
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return FittedHead(head=head, directions=units, pipeline=pipeline, provenance=dict(provenance or {}))
+
+
+def linear_direction(
+    head: Head,
+    codes: ArrayLike,
+    *,
+    targets: ArrayLike,
+    std: ArrayLike,
+    groups: ArrayLike | None = None,
+    random_state: int | None = 0,
+) -> NDArray[np.float64]:
+    """Directions for a head that has none of its own: those of a linear probe fitted on the same data.
+
+    Args:
+        head: The fitted head; one without `classes_` gets the direction of a ridge probe.
+        codes: Codes that it was fitted on [N, D].
+        targets: Class or number of each [N].
+        std: Standard deviation of the training codes [D].
+        groups: Subject of each code [N].
+        random_state: Seed that deals subjects to folds.
+
+    Returns:
+        Unit directions in whitened code space: [1, D], or past two classes [C, D] in their order.
+
+    Raises:
+        InputError: The targets hold other classes than the head knows.
+    """
+    if not hasattr(head, "classes_"):
+        ridge = RidgeProbe(random_state=random_state).fit(codes, targets, groups=groups)
+        return _own_directions(ridge, std)
+    positive = getattr(head, "positive_label_", None)
+    probe = LinearProbe(positive_label=positive, random_state=random_state)
+    probe.fit(codes, targets, groups=groups)
+    if probe.classes_.tolist() != head.classes_.tolist():
+        raise InputError(
+            f"targets must hold the classes of the head, {head.classes_.tolist()}, got "
+            f"{probe.classes_.tolist()}. Give what it was fitted on."
+        )
+    return _own_directions(probe, std)
 
 
 def save_head(folder: str | Path, fitted: FittedHead) -> Path:

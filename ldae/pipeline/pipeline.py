@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,15 @@ from ldae.pipeline.folder import (
 )
 from ldae.pipeline.interpolation import check_fractions, mix_codes
 from ldae.pipeline.loading import load_networks
-from ldae.pipeline.manipulation import AnyHead, Manipulation, Move, make_direction, move_code, resolve_head
+from ldae.pipeline.manipulation import (
+    AnyHead,
+    Held,
+    Manipulation,
+    Move,
+    plan_moves,
+    resolve_head,
+    resolve_held,
+)
 from ldae.pipeline.networks import MOST_AT_ONCE, Networks, fresh_noise
 from ldae.pipeline.novelty import Novelty, judge_scans, measure_scans
 from ldae.pipeline.statistics import TrainingStatistics, load_statistics
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ldae.data.cache import VolumeCache
+
+logger = logging.getLogger(__name__)
 
 Source = str | Path | Scan
 """A scan as a file, or already on the pipeline's grid."""
@@ -320,26 +331,39 @@ class LDAEPipeline:
         *,
         target: float,
         target_class: Any = None,
-        hold: Sequence[AnyHead] = (),
+        hold: Sequence[Held] = (),
+        embeddings: pd.DataFrame | str | Path | None = None,
         steps: int = 20,
     ) -> Manipulation:
         """This brain, had the head said `target`: the semantic code is moved, the stochastic one stays.
 
         Args:
             code: Code of this pipeline, or a scan.
-            head: Fitted head, or its folder.
+            head: Fitted head, linear or not, or its folder.
             target: Wanted probability in (0, 1), or wanted prediction of a regression head.
             target_class: Class that the probability speaks of; may be left out for two classes.
-            hold: Heads whose linear directions are not to be moved along.
+            hold: What shall stay: heads, their folders, or columns of numbers in the embeddings table. The
+                direction is made orthogonal to theirs, so that what a linear head says does not change.
+            embeddings: Table of these columns; None takes the one that the head was fitted on.
             steps: Network calls each way.
 
+        Returns:
+            Scan, code and move; the move says what held heads say before and after, and how far the code
+            lies outside of the training codes. A warning is logged where it does.
+
         Raises:
-            CheckpointError: The code or a head belongs to another pipeline.
+            CheckpointError: The code, a head or the table belongs to another pipeline.
             InputError: The target is out of reach (the message names what can be reached), the class is
-                unknown, or nothing is left beside the held heads.
+                unknown, no such column, or nothing is left beside what is held.
         """
         return self.trajectory(
-            code, head, targets=[target], target_class=target_class, hold=hold, steps=steps
+            code,
+            head,
+            targets=[target],
+            target_class=target_class,
+            hold=hold,
+            embeddings=embeddings,
+            steps=steps,
         )[0]
 
     def trajectory(
@@ -349,15 +373,19 @@ class LDAEPipeline:
         *,
         targets: Sequence[float],
         target_class: Any = None,
-        hold: Sequence[AnyHead] = (),
+        hold: Sequence[Held] = (),
+        embeddings: pd.DataFrame | str | Path | None = None,
         steps: int = 20,
     ) -> list[Manipulation]:
         """`manipulate` for a series of targets."""
         code = self._as_code(code, steps=steps)
-        moves = self.move(code, head, targets=targets, target_class=target_class, hold=hold)
-        moved = [replace(code, semantic=move.semantic) for move in moves]
-        scans = self.decode(moved, steps=steps)
-        return [Manipulation(*parts) for parts in zip(scans, moved, moves, strict=True)]
+        moves = self.move(
+            code, head, targets=targets, target_class=target_class, hold=hold, embeddings=embeddings
+        )
+        for move in moves:
+            if not move.novelty.inside:
+                logger.warning("Target %g: %s", move.target, move.novelty.verdict)
+        return self.render_moves(code, moves, steps=steps)
 
     def move(
         self,
@@ -366,24 +394,28 @@ class LDAEPipeline:
         *,
         targets: Sequence[float],
         target_class: Any = None,
-        hold: Sequence[AnyHead] = (),
+        hold: Sequence[Held] = (),
+        embeddings: pd.DataFrame | str | Path | None = None,
     ) -> list[Move]:
         """The semantic codes that `manipulate` would decode; arguments as there."""
         self.check_code(code)
-        std = self.statistics.std
-        fitted, *held = (resolve_head(one, std=std, pipeline=self.sha256) for one in (head, *hold))
-        direction = make_direction(fitted, std=std, target_class=target_class, hold=held)
-        return [
-            move_code(
-                code.semantic,
-                fitted,
-                direction=direction,
-                target=value,
-                statistics=self.statistics,
-                target_class=target_class,
-            )
-            for value in targets
-        ]
+        statistics = self.statistics
+        fitted = resolve_head(head, std=statistics.std, pipeline=self.sha256)
+        held = resolve_held(hold, head=fitted, std=statistics.std, embeddings=embeddings)
+        return plan_moves(
+            code.semantic,
+            fitted,
+            targets=targets,
+            statistics=statistics,
+            target_class=target_class,
+            hold=held,
+        )
+
+    def render_moves(self, code: Code, moves: Sequence[Move], *, steps: int = 20) -> list[Manipulation]:
+        """Decode a code before and after each of its moves."""
+        moved = [replace(code, semantic=move.semantic) for move in moves]
+        before, *scans = self.decode([code, *moved], steps=steps)
+        return [Manipulation(*parts, before) for parts in zip(scans, moved, moves, strict=True)]
 
     def embed(
         self,

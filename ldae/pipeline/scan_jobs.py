@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scan verbs do: scans in, a BIDS derivative and result.json out."""
+"""What the scan verbs do: scans in, a BIDS derivative and result.json out.
+
+Paths of what was written are relative to the folder of result.json, paths of what was read absolute.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,14 @@ from ldae import __version__
 from ldae.data.artefact import write_json
 from ldae.data.cohort import read_cohort
 from ldae.data.differences import Difference
-from ldae.data.scan import Scan
+from ldae.data.scan import DifferenceMap, Scan
 from ldae.data.split import SPLITS, check_split
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver, solver_levels
 from ldae.diffusion.schedule import Schedule
 from ldae.errors import InputError
 from ldae.pipeline.code import Code
 from ldae.pipeline.derivatives import Derivative, ScanName, check_names, number_label
-from ldae.pipeline.head_folder import load_head
 from ldae.pipeline.interpolation import check_fractions
-from ldae.pipeline.manipulation import Manipulation
 from ldae.pipeline.networks import MOST_AT_ONCE
 from ldae.pipeline.novelty import Novelty
 from ldae.pipeline.pipeline import LDAEPipeline
@@ -84,12 +85,14 @@ class JobResult:
 
     Attributes:
         result: The JSON file that lists it.
-        paths: The NIfTI files.
+        paths: The scans, NIfTI files.
+        maps: Differences and statistics of scans, NIfTI files.
         novelty: How far each source lies outside of the training scans.
     """
 
     result: Path
     paths: list[Path] = field(default_factory=list)
+    maps: list[Path] = field(default_factory=list)
     novelty: dict[str, Novelty] = field(default_factory=dict)
 
 
@@ -164,7 +167,7 @@ def reconstruct_scans(
     progress: bool = False,
 ) -> JobResult:
     """Encode and decode each scan; writes desc-reconstruction."""
-    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
+    job = ScanJob(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
     for batch in job.batches():
         decoded = pipeline.decode(
             [code for _, code in batch], steps=job.sampling.down, stop_fraction=job.sampling.stop_fraction
@@ -177,33 +180,6 @@ def reconstruct_scans(
                 description="Reconstruction of the scan from its semantic and its stochastic code.",
             )
     return job.finish("reconstruct")
-
-
-def vary_scans(
-    pipeline: LDAEPipeline,
-    scans: Sequence[InputScan],
-    *,
-    out: str | Path,
-    n: int = 8,
-    seed: int = 0,
-    sampling: Sampling | None = None,
-    progress: bool = False,
-) -> JobResult:
-    """Render each scan's semantic code with `n` fresh stochastic codes; writes desc-variation1 and on."""
-    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
-    for scan, code in job.codes():
-        varied = pipeline.vary(
-            code, n=n, seed=seed, steps=job.sampling.down, stop_fraction=job.sampling.stop_fraction
-        )
-        for number, rendered in enumerate(varied, start=1):
-            job.write(
-                scan,
-                rendered,
-                desc=f"variation{number}",
-                description=f"The scan's semantic code with fresh stochastic code number {number}.",
-                details={"Seed": seed, "Variation": number},
-            )
-    return job.finish("vary")
 
 
 def interpolate_scans(
@@ -222,7 +198,7 @@ def interpolate_scans(
     With `trajectory`, both semantic codes guide every step and their gradients are mixed.
     """
     check_fractions(fractions, extrapolate=extrapolate)
-    job = _Job(pipeline, out, scans=[first, second], sampling=sampling or Sampling(), progress=False)
+    job = ScanJob(pipeline, out, scans=[first, second], sampling=sampling or Sampling(), progress=False)
     start, end = (code for _, code in job.codes())
     interpolate = pipeline.interpolate_trajectory if trajectory else pipeline.interpolate
     scans = interpolate(start, end, fractions=fractions, steps=job.sampling.down, extrapolate=extrapolate)
@@ -238,70 +214,6 @@ def interpolate_scans(
     return job.finish("interpolate")
 
 
-def manipulate_scans(
-    pipeline: LDAEPipeline,
-    scans: Sequence[InputScan],
-    *,
-    out: str | Path,
-    head: str | Path,
-    targets: Sequence[float],
-    target_class: str | None = None,
-    hold: Sequence[str | Path] = (),
-    sampling: Sampling | None = None,
-    progress: bool = False,
-) -> JobResult:
-    """Render each scan, had the head said each target.
-
-    One target writes desc-counterfactual, several desc-counterfactual0p1 and so on.
-
-    Args:
-        pipeline: The pipeline.
-        scans: What `gather_scans` found.
-        out: Root of the derivative.
-        head: Folder of the fitted head.
-        targets: Wanted probabilities, or predictions of a regression head.
-        target_class: Class that a probability speaks of; may be left out for two classes.
-        hold: Folders of heads whose linear directions are not to be moved along.
-        sampling: How codes are found and rendered.
-        progress: Show a bar.
-    """
-    if not targets:
-        raise InputError("At least one target must be given, got none.")
-    fitted, held = load_head(head), [load_head(other) for other in hold]
-    details = {
-        "Head": str(head),
-        "HeadSha256": fitted.sha256,
-        "Hold": [{"Head": str(other.folder), "HeadSha256": other.sha256} for other in held],
-    }
-    job = _Job(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
-    for scan, code in job.codes():
-        series = pipeline.trajectory(
-            code, fitted, targets=targets, target_class=target_class, hold=held, steps=job.sampling.down
-        )
-        for made in series:
-            job.write(
-                scan,
-                made.scan,
-                desc="counterfactual" + (number_label(made.target) if len(series) > 1 else ""),
-                description="The scan's semantic code, moved until a fitted head says the target.",
-                details={**details, **_told(made)},
-            )
-    return job.finish("manipulate")
-
-
-def _told(made: Manipulation) -> dict[str, Any]:
-    return {
-        "Target": made.target,
-        "TargetClass": made.move.target_class,
-        "Step": made.step,
-        "HeadBefore": made.move.start,
-        "HeadAfter": made.achieved,
-        "CodeDistance": made.distance,
-        "CodeDistanceTraining": list(made.training_range),
-        "Verdict": made.move.novelty.verdict,
-    }
-
-
 def check_scans(pipeline: LDAEPipeline, paths: Sequence[str | Path]) -> list[ScanCheck]:
     """What preprocessing does to each scan, and how far it lies outside of the training scans.
 
@@ -315,7 +227,7 @@ def check_scans(pipeline: LDAEPipeline, paths: Sequence[str | Path]) -> list[Sca
     return checks
 
 
-class _Job:
+class ScanJob:
     """Reads and encodes scans in batches, writes what is rendered, and keeps the record."""
 
     def __init__(
@@ -331,6 +243,8 @@ class _Job:
         self.derivative = Derivative(out, sources=[scan.path for scan in scans])
         self.result = JobResult(Path(out) / RESULT_NAME)
         self.records: list[dict[str, Any]] = []
+        self.map_records: list[dict[str, Any]] = []
+        # Wrong steps are said before the first scan is read.
         sampling.check(pipeline.networks.diffusion.schedule)
 
     def batches(self) -> Iterator[list[tuple[InputScan, Code]]]:
@@ -361,16 +275,7 @@ class _Job:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one rendered scan and note it."""
-        told = {
-            "PipelineSha256": self.pipeline.sha256,
-            "Seed": None,
-            "Steps": self.sampling.steps,
-            "DecodeSteps": self.sampling.down,
-            "Solver": self.sampling.solver,
-            "StopFraction": self.sampling.stop_fraction,
-            **(details or {}),
-            "SourceNovelty": self.result.novelty[str(scan.path)].verdict,
-        }
+        told = {**self._told(scan), **(details or {})}
         path = self.derivative.write(
             rendered,
             scan.name,
@@ -380,16 +285,57 @@ class _Job:
             details=told,
         )
         self.result.paths.append(path)
-        self.records.append({"path": str(path), "source": str(scan.path), "desc": desc, **told})
+        self.records.append(self._record(scan, path, desc=desc, told=told))
+
+    def write_map(
+        self,
+        scan: InputScan,
+        voxels: Scan | DifferenceMap,
+        *,
+        desc: str,
+        description: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Write a difference or a statistic of rendered scans, and note it.
+
+        Returns:
+            Its path relative to the folder of the record.
+        """
+        told = {**self._told(scan), **(details or {})}
+        path = self.derivative.write(
+            voxels, scan.name, desc=desc, description=description, sources=[scan.path], details=told
+        )
+        self.result.maps.append(path)
+        self.map_records.append(self._record(scan, path, desc=desc, told=told))
+        return self._relative(path)
+
+    def _told(self, scan: InputScan) -> dict[str, Any]:
+        return {
+            "PipelineSha256": self.pipeline.sha256,
+            "Seed": None,
+            "Steps": self.sampling.steps,
+            "DecodeSteps": self.sampling.down,
+            "Solver": self.sampling.solver,
+            "StopFraction": self.sampling.stop_fraction,
+            "SourceNovelty": self.result.novelty[str(scan.path)].verdict,
+        }
+
+    def _record(self, scan: InputScan, path: Path, *, desc: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        return {"path": self._relative(path), "source": str(scan.path.absolute()), "desc": desc, **told}
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.result.result.parent).as_posix()
 
     def finish(self, verb: str) -> JobResult:
         """Write the record."""
+        novelty = self.result.novelty.items()
         document = {
             "verb": verb,
             "ldae_version": __version__,
-            "pipeline": {"folder": str(self.pipeline.folder), "sha256": self.pipeline.sha256},
-            "sources": {path: novelty.to_dict() for path, novelty in self.result.novelty.items()},
+            "pipeline": {"folder": str(self.pipeline.folder.absolute()), "sha256": self.pipeline.sha256},
+            "sources": {str(Path(path).absolute()): found.to_dict() for path, found in novelty},
             "outputs": self.records,
+            "maps": self.map_records,
         }
         write_json(self.result.result, document)
         return self.result

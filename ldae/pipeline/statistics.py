@@ -50,6 +50,10 @@ class TrainingStatistics:
         """Mahalanobis distance of codes [N, D] from the training codes, [N]."""
         return np.asarray(np.linalg.norm(self.whiten(codes) @ self.whitening, axis=1))
 
+    def spread(self, unit: ArrayLike) -> float:
+        """Standard deviation of the whitened training codes along a unit direction [D]."""
+        return float(np.linalg.norm(np.linalg.solve(self.whitening, np.asarray(unit, dtype=np.float64))))
+
 
 def measure_training(
     codes: NDArray[np.float64], *, subjects: Sequence[str], measures: Mapping[str, NDArray[np.float64]]

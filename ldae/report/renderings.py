@@ -75,7 +75,7 @@ def _options(verb: str, outputs: Sequence[Mapping[str, Any]]) -> list[str]:
             words += ["--target-class", str(first["TargetClass"])]
         targets = dict.fromkeys(output["Target"] for output in outputs)
         words += [word for target in targets for word in ("--target", f"{target:g}")]
-        held = [short_path(head["Head"]) for head in first["Hold"]]
+        held = [short_path(one["Head"]) if "Head" in one else one["Column"] for one in first["Hold"]]
         return [*words, "--hold", *held] if held else words
     return []
 
@@ -101,7 +101,7 @@ def read_jobs(run_dir: Path) -> dict[str, Job]:
                 folder=path.parent,
                 pipeline=Path(document["pipeline"]["folder"]),
                 sources=tuple(Path(source).absolute() for source in document["sources"]),
-                outputs=tuple(document["outputs"]),
+                outputs=tuple({**one, "path": str(path.parent / one["path"])} for one in document["outputs"]),
             )
         except (KeyError, TypeError) as error:
             raise CheckpointError(

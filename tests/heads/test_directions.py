@@ -139,6 +139,30 @@ def test_any_head_with_an_output_will_do() -> None:
         find_step(Parabola(), [1.0, 0.0], direction=direction, target=-1.0)
 
 
+def test_a_head_that_jumps_cannot_say_what_lies_between() -> None:
+    class Stairs:
+        direction_ = np.array([1.0])
+
+        def predict(self, codes: ArrayLike) -> NDArray[np.float64]:
+            return np.round(np.asarray(codes)[:, 0])
+
+    direction = Direction.from_head(Stairs(), std=[1.0])
+    with pytest.raises(InputError, match=r"jumps over it, to [23]\."):
+        find_step(Stairs(), [0.0], direction=direction, target=2.5, reach=5)
+
+
+def test_the_nearer_of_two_ways_is_taken_and_the_present_needs_none() -> None:
+    class Valley:
+        direction_ = np.array([1.0])
+
+        def predict(self, codes: ArrayLike) -> NDArray[np.float64]:
+            return np.abs(np.asarray(codes)[:, 0] - 0.05)
+
+    direction = Direction.from_head(Valley(), std=[1.0])
+    for target, step in ((0.15, -0.1), (0.05, 0.0), (0.3, -0.25)):
+        assert find_step(Valley(), [0.0], direction=direction, target=target) == pytest.approx(step)
+
+
 def test_held_head_does_not_move(cohort: Setup, ad_probe: LinearProbe) -> None:
     codes, _, age = cohort
     std = codes.std(axis=0)
@@ -149,7 +173,7 @@ def test_held_head_does_not_move(cohort: Setup, ad_probe: LinearProbe) -> None:
     assert abs(step) > 0.1
     moved = direction.move(codes[5], step)[None]
     assert mixed.predict(moved)[0] == pytest.approx(mixed.predict(codes[5:6])[0])
-    with pytest.raises(InputError, match="Hold fewer heads"):
+    with pytest.raises(InputError, match="they are parallel"):
         held.holding([held])
     assert held.holding([]) is held
 

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import ClassifierMixin
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.svm import SVC
 
 from ldae.data.artefact import read_json, write_json
 from ldae.errors import CheckpointError, InputError
 from ldae.heads import LinearProbe, RidgeProbe, head_output
 from ldae.pipeline.code import Code
-from ldae.pipeline.head_folder import FittedHead, fitted_head, load_head, save_head
+from ldae.pipeline.head_folder import FittedHead, fitted_head, linear_direction, load_head, save_head
 from ldae.pipeline.manipulation import make_direction
 from ldae.pipeline.pipeline import LDAEPipeline
 
@@ -49,7 +51,11 @@ def test_the_head_says_the_target(
     said = diagnosis_head.predict_proba(made.code.semantic.double().numpy()[None])
     assert said[0, diagnosis_head.classes_.tolist().index("AD")] == pytest.approx(target, abs=1e-5)
     assert torch.equal(made.code.stochastic, code.stochastic)
-    torch.testing.assert_close(made.scan.data, pipe.decode(made.code, steps=STEPS).data)
+    alone = pipe.decode(made.code, steps=STEPS).data
+    torch.testing.assert_close(made.scan.data, alone, rtol=1e-3, atol=1e-4)  # decoded beside another scan
+    before = pipe.decode(code, steps=STEPS).data
+    torch.testing.assert_close(made.difference.data, made.scan.data - before, rtol=1e-3, atol=1e-4)
+    assert made.move.target_class == "AD"
     assert made.scan.geometry is code.geometry
     whitened = (made.code.semantic - code.semantic).double().numpy() / pipe.statistics.std
     assert np.linalg.norm(whitened) == pytest.approx(abs(made.step), rel=1e-4)
@@ -131,7 +137,7 @@ def test_holding_takes_off_no_more_than_it_must(
 def test_holding_the_head_itself_leaves_nothing(
     pipe: LDAEPipeline, code: Code, diagnosis_head: LinearProbe
 ) -> None:
-    with pytest.raises(InputError, match="leave a direction to move along"):
+    with pytest.raises(InputError, match=r"got LinearProbe, whose direction is parallel .* \(cosine 1\.0"):
         pipe.manipulate(code, diagnosis_head, target=0.5, hold=[diagnosis_head])
 
 
@@ -141,6 +147,31 @@ def test_distance_is_reported(pipe: LDAEPipeline, code: Code, age_head: RidgePro
     assert far.distance > near.distance
     assert far.training_range == pipe.statistics.ranges["code distance"]
     assert far.novelty.verdict.startswith("code distance ")
+
+
+def test_position_along_the_direction(
+    pipe: LDAEPipeline,
+    code: Code,
+    age_head: RidgeProbe,
+    embeddings: pd.DataFrame,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In units of the spread of the training codes along the very direction."""
+    start = float(age_head.predict(code.semantic.double().numpy()[None])[0])
+    near, far = pipe.move(code, age_head, targets=[start, start + 30])
+    direction = make_direction(
+        fitted_head(age_head, std=pipe.statistics.std, pipeline=pipe.sha256), std=pipe.statistics.std
+    )
+    spread = pipe.statistics.spread(direction.unit)
+    assert far.position - near.position == pytest.approx(far.step / spread, rel=1e-4)
+    train = embeddings[embeddings["split"] == "train"].filter(regex="^y_").to_numpy()
+    along = pipe.statistics.whiten(train) @ direction.unit
+    # the covariance is shrunken, as that of the distance is
+    assert spread == pytest.approx(along.std(ddof=1), rel=0.5)
+    assert far.to_dict()["supported"] is False
+    assert "position along the direction" in far.novelty.verdict
+    pipe.manipulate(code, age_head, target=start + 30, steps=1)
+    assert "outside what this pipeline was trained on" in caplog.text
 
 
 def test_head_folder_round_trip(
@@ -183,6 +214,30 @@ def test_damaged_head_folders(fitted: FittedHead, tmp_path: Path) -> None:
         load_head(folder)
 
 
+class RBFClassifier(SVC):  # type: ignore[misc]
+    """A smooth head that is not linear, on whitened codes."""
+
+    std: np.ndarray | float = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(probability=True, random_state=0)
+
+    def predict_proba(self, codes: np.ndarray) -> np.ndarray:
+        return super().predict_proba(np.asarray(codes) / self.std)
+
+
+class RBFRegressor(KernelRidge):  # type: ignore[misc]
+    """A smooth regression head that is not linear, on whitened codes."""
+
+    std: np.ndarray | float = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(kernel="rbf", gamma=0.02, alpha=0.1)
+
+    def predict(self, codes: np.ndarray) -> np.ndarray:
+        return super().predict(np.asarray(codes) / self.std)
+
+
 class Curved(ClassifierMixin):
     """A head without a direction: P(AD) rises with the square of the first number."""
 
@@ -213,6 +268,34 @@ def test_a_head_that_is_not_linear_needs_a_direction(pipe: LDAEPipeline, code: C
     np.testing.assert_allclose(head.directions, np.eye(12)[:1])
     made = pipe.manipulate(code, head, target=0.5, steps=STEPS)
     assert made.achieved == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_head_without_direction_gets_a_linear_one(
+    pipe: LDAEPipeline, code: Code, embeddings: pd.DataFrame
+) -> None:
+    """A forest, a network: the way is a linear probe's, what is reached is what the head itself says."""
+    codes = embeddings.filter(regex="^y_").to_numpy(dtype=float)
+    std, subjects = pipe.statistics.std, embeddings["subject"].to_numpy()
+    classes = np.where(codes[:, 0] > codes[:, 0].mean(), "AD", "CN")
+    for net, targets, sign in ((RBFClassifier(), classes, -1), (RBFRegressor(), codes[:, 0], 1)):
+        net.fit(codes / std, targets)
+        net.std = std
+        direction = linear_direction(net, codes, targets=targets, std=std, groups=subjects)
+        assert direction.shape == (1, 12)
+        assert direction[0, 0] * sign > 0.3  # towards the last class, "CN", without a positive one
+        head = fitted_head(net, std=std, pipeline=pipe.sha256, direction=direction)
+        somewhere = head.direction(std=std).move(code.semantic.double().numpy(), 0.7)
+        wanted = head_output(head.head, somewhere[None])[0]
+        move = pipe.move(code, head, targets=[wanted])[0]
+        assert move.achieved == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    three = np.array(["CN", "MCI", "AD"])[np.arange(len(codes)) % 3]
+    with pytest.raises(InputError, match=r"classes of the head, \['AD', 'CN'\], got \['AD', 'CN', 'MCI'\]"):
+        linear_direction(
+            RBFClassifier().fit(codes / std, classes),
+            codes,
+            targets=three,
+            std=std,
+        )
 
 
 def test_directions_must_fit_the_codes(pipe: LDAEPipeline, diagnosis_head: LinearProbe) -> None:

@@ -11,28 +11,18 @@ import pandas as pd
 import pytest
 from tiny_pipeline import write_scan
 
-from ldae.errors import CheckpointError, InputError
-from ldae.heads import LinearProbe
-from ldae.pipeline.head_folder import fitted_head, save_head
+from ldae.errors import InputError
 from ldae.pipeline.pipeline import LDAEPipeline
 from ldae.pipeline.scan_jobs import (
     Sampling,
     check_scans,
     gather_scans,
     interpolate_scans,
-    manipulate_scans,
     reconstruct_scans,
-    vary_scans,
 )
 
 FAST = Sampling(steps=2, decode_steps=3)
 DATA = Path(os.environ.get("LDAE_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-
-
-@pytest.fixture(scope="module")
-def head(pipe: LDAEPipeline, diagnosis_head: LinearProbe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fitted = fitted_head(diagnosis_head, std=pipe.statistics.std, pipeline=pipe.sha256)
-    return save_head(tmp_path_factory.mktemp("heads") / "diagnosis", fitted)
 
 
 def test_reconstructions(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> None:
@@ -47,7 +37,8 @@ def test_reconstructions(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -
     assert result.result == tmp_path / "result.json"
     assert document["verb"] == "reconstruct"
     assert document["pipeline"]["sha256"] == pipe.sha256
-    assert [item["path"] for item in document["outputs"]] == [str(path) for path in result.paths]
+    assert [tmp_path / item["path"] for item in document["outputs"]] == result.paths
+    assert [item["source"] for item in document["outputs"]] == scans[:2]
     assert document["sources"][scans[0]]["verdict"] == result.novelty[scans[0]].verdict
     sidecar = json.loads(result.paths[0].with_name("sub-00_ses-1_desc-reconstruction_T1w.json").read_text())
     assert (sidecar["Steps"], sidecar["DecodeSteps"], sidecar["Solver"]) == (2, 3, "gaussian-2m")
@@ -81,18 +72,6 @@ def test_scans_of_one_name_are_refused(tmp_path: Path) -> None:
         gather_scans(paths)
 
 
-def test_variations(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> None:
-    result = vary_scans(pipe, gather_scans(scans[:1]), out=tmp_path, n=2, seed=4, sampling=FAST)
-    assert [path.name for path in result.paths] == [
-        "sub-00_ses-1_desc-variation1_T1w.nii.gz",
-        "sub-00_ses-1_desc-variation2_T1w.nii.gz",
-    ]
-    first, second = (nib.load(path).get_fdata() for path in result.paths)
-    assert np.abs(first - second).max() > 1
-    outputs = json.loads(result.result.read_text())["outputs"]
-    assert [(item["Seed"], item["Variation"]) for item in outputs] == [(4, 1), (4, 2)]
-
-
 def test_interpolation(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> None:
     first, second = gather_scans(scans[:2])
     result = interpolate_scans(pipe, first, second=second, out=tmp_path, fractions=[0.25, 1], sampling=FAST)
@@ -105,54 +84,33 @@ def test_interpolation(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> 
     assert json.loads(sidecar.read_text())["Sources"] == scans[:2]
 
 
-def test_one_counterfactual(pipe: LDAEPipeline, scans: list[str], head: Path, tmp_path: Path) -> None:
-    result = manipulate_scans(
-        pipe, gather_scans(scans[:1]), out=tmp_path, head=head, targets=[0.1], sampling=FAST
-    )
-    assert [path.name for path in result.paths] == ["sub-00_ses-1_desc-counterfactual_T1w.nii.gz"]
-    sidecar = json.loads(result.paths[0].with_name("sub-00_ses-1_desc-counterfactual_T1w.json").read_text())
-    assert sidecar["Synthetic"] is True
-    assert sidecar["Target"] == 0.1
-    assert sidecar["HeadAfter"] == pytest.approx(0.1, abs=1e-4)
-    assert sidecar["Seed"] is None
-    assert sidecar["Head"] == str(head)
-    assert sidecar["CodeDistanceTraining"] == list(pipe.statistics.ranges["code distance"])
-
-
-def test_a_series_of_counterfactuals(
-    pipe: LDAEPipeline, scans: list[str], head: Path, tmp_path: Path
-) -> None:
-    result = manipulate_scans(
-        pipe, gather_scans(scans[:2]), out=tmp_path, head=head, targets=[0.05, 0.95], sampling=FAST
-    )
-    assert [path.name for path in result.paths][:2] == [
-        "sub-00_ses-1_desc-counterfactual0p05_T1w.nii.gz",
-        "sub-00_ses-1_desc-counterfactual0p95_T1w.nii.gz",
-    ]
-    assert len(result.paths) == 4
-
-
-@pytest.mark.parametrize("bad", ["steps", "head", "fractions", "target"])
+@pytest.mark.parametrize("bad", ["steps", "fractions"])
 def test_bad_input_leaves_nothing_behind(
-    pipe: LDAEPipeline, scans: list[str], diagnosis_head: LinearProbe, head: Path, tmp_path: Path, bad: str
+    pipe: LDAEPipeline, scans: list[str], tmp_path: Path, bad: str
 ) -> None:
     out, found = tmp_path / "out", gather_scans(scans[:2])
     if bad == "steps":
         with pytest.raises(InputError, match="between 1 and 999, got 1000"):
             reconstruct_scans(pipe, found, out=out, sampling=Sampling(steps=5, decode_steps=1000))
-    elif bad == "head":
-        other = fitted_head(diagnosis_head, std=pipe.statistics.std, pipeline="b" * 64)
-        with pytest.raises(CheckpointError, match="bbbbbbbbbbbb"):
-            manipulate_scans(
-                pipe, found, out=out, head=save_head(tmp_path / "head", other), targets=[0.1], sampling=FAST
-            )
-    elif bad == "fractions":
+    else:
         with pytest.raises(InputError, match="fractions must lie within"):
             interpolate_scans(pipe, found[0], second=found[1], out=out, fractions=[2.0], sampling=FAST)
-    else:
-        with pytest.raises(InputError, match="probability above 0 and below 1, got 1"):
-            manipulate_scans(pipe, found, out=out, head=head, targets=[0.5, 1.0], sampling=FAST)
     assert not out.exists()
+
+
+def test_paths_of_the_record_do_not_depend_on_the_working_folder(
+    pipe: LDAEPipeline, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = Path(scans[0])
+    (tmp_path / source.name).symlink_to(source)
+    result = reconstruct_scans(pipe, gather_scans([source.name]), out="results", sampling=FAST)
+    document = json.loads(result.result.read_text())
+    output = document["outputs"][0]
+    assert (tmp_path / "results" / output["path"]).is_file()
+    assert output["source"] == str(tmp_path / source.name)
+    assert list(document["sources"]) == [str(tmp_path / source.name)]
+    assert Path(document["pipeline"]["folder"]).is_absolute()
 
 
 def test_check_says_what_differs_and_how_far_outside(pipe: LDAEPipeline, scans: list[str]) -> None:

@@ -17,14 +17,14 @@ from ldae.evaluation.interpolation import evaluate_interpolation
 from ldae.evaluation.probes import fit_probe
 from ldae.evaluation.reconstruction import evaluate_reconstruction
 from ldae.pipeline import LDAEPipeline
+from ldae.pipeline.manipulation_job import manipulate_scans
 from ldae.pipeline.scan_jobs import (
     Sampling,
     gather_scans,
     interpolate_scans,
-    manipulate_scans,
     reconstruct_scans,
-    vary_scans,
 )
+from ldae.pipeline.variation import vary_scans
 
 BUILDER = Path(__file__).resolve().parents[1] / "evaluation" / "judged_run.py"
 FEW = Sampling(steps=2)

@@ -32,11 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold",
-        type=Path,
         nargs="+",
         default=[],
-        metavar="HEAD_DIR",
-        help="heads that shall go on saying the same",
+        metavar="HEAD_DIR_or_COLUMN",
+        help="what shall stay: head folders, or columns of numbers in the embeddings, such as age",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="table of the held columns (default: the one that the head was fitted on)",
     )
     add_steps(parser)
     add_out(parser, "outputs/manipulate")
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Manipulate."""
-    from ldae.pipeline.scan_jobs import manipulate_scans
+    from ldae.pipeline.manipulation_job import manipulate_scans
 
     scans = read_scans(args)
     result = manipulate_scans(
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         targets=args.target,
         target_class=args.target_class,
         hold=args.hold,
+        embeddings=args.embeddings,
         sampling=read_sampling(args),
         progress=show_progress(),
     )

@@ -16,7 +16,7 @@ from ldae.cli.options import (
 )
 from ldae.cli.scans import load_pipeline, read_sampling, read_scans, show_progress, tell
 
-HELP = "render scans with the same semantic code and fresh stochastic codes"
+HELP = "render scans with the same semantic code and fresh stochastic codes, and their mean and spread"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary."""
-    from ldae.pipeline.scan_jobs import vary_scans
+    from ldae.pipeline.variation import vary_scans
 
     scans = read_scans(args)
     result = vary_scans(
