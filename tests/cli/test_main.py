@@ -41,7 +41,7 @@ def test_every_verb_has_help(ldae, verb: str) -> None:
         (["vary", "a.nii", "--pipeline", "p", "--steps", "x"], "invalid whole number value: 'x'"),
         (
             ["reconstruct", "a.nii", "--pipeline", "p", "--solver", "euler"],
-            "'ddim-next', 'ddim', 'dpm\\\\+\\\\+2m'",
+            "'ddim-next', 'ddim', 'dpm++2m'",
         ),
         (["manipulate", "a.nii", "--pipeline", "p", "--head", "h", "--target", "old"], "--target"),
         (["reconstruct", "a.nii", "--pipline", "p"], "--pipeline"),

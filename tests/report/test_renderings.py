@@ -44,12 +44,12 @@ def test_paths_are_short_inside_the_working_folder(tmp_path: Path, monkeypatch: 
 
 def test_records_of_relative_paths_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    output = {"path": "scans/out.nii.gz", "source": "scan.nii.gz", "desc": "reconstruction"}
+    output = {"path": "out.nii.gz", "source": "scan.nii.gz", "desc": "reconstruction"}
     document = {"verb": "reconstruct", "pipeline": {"folder": "pipeline"}, "outputs": [output]}
     write_json(tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}})
     (job,) = read_jobs(tmp_path).values()
     assert job.sources == (tmp_path / "scan.nii.gz",)
-    assert job.of(job.sources[0]) == [output]
+    assert job.of(job.sources[0]) == [{**output, "path": str(tmp_path / "scans" / "any" / "out.nii.gz")}]
 
 
 def test_scan_and_rendering_share_grid_and_scale(finished_run: Path) -> None:
