@@ -191,7 +191,7 @@ def find_moves(
     Raises:
         InputError: The targets are in reach for fewer than two scans.
     """
-    direction = make_direction(fitted, std=statistics.std, target_class=target_class)
+    direction = make_direction(fitted, statistics=statistics, target_class=target_class)
 
     def move(code: Tensor, target: float) -> Move:
         return move_code(

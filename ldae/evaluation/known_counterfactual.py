@@ -41,14 +41,14 @@ METHODS = {
     "nothing": "no change",
     "linear": "mean difference image of the training scans",
     "linear_to_target": "the same, scaled until the head says the target of the image",
-    "manipulated": "code moved along the head's own direction",
-    "typical": "code moved along the head's typical direction",
-    "typical_to_target": "the same, the step scaled until the head says the target of the image",
-    "typical_held": "code moved along it with the outputs of the held heads kept",
+    "weights": "code moved along the head's own weights",
+    "manipulated": "code moved as `ldae manipulate` does, along the head's typical direction",
+    "manipulated_to_target": "the same, the step scaled until the head says the target of the image",
+    "manipulated_held": "code moved along it with the outputs of the held heads kept",
     "true_code": "the true scan's own code with this scan's noise code: what the decoder allows",
     "autoencoder": "the true scan through the autoencoder: the ceiling of what is decoded",
 }
-OURS, OTHERS = ("manipulated", "typical"), ("nothing", "linear", "linear_to_target")
+OURS, OTHERS = ("weights", "manipulated"), ("nothing", "linear", "linear_to_target")
 CERTAIN = 1e-9
 GAINS = (0.5, 2.0)
 AT_ONCE = 8  # scans; each is decoded by every method
@@ -123,8 +123,8 @@ def compare_with_truth(
         decoded = _decode(scans, chosen, moved=part, steps=steps)
         scale = functools.partial(_gains, scans, before=decoded["nothing"], moved=part, judges=judges)
         if thorough:
-            step = scale(decoded["typical"])[:, None] * (part["typical"] - part["nothing"])
-            again = {"typical_to_target": part["nothing"] + step}
+            step = scale(decoded["manipulated"])[:, None] * (part["manipulated"] - part["nothing"])
+            again = {"manipulated_to_target": part["nothing"] + step}
             decoded |= _decode(scans, chosen, moved=again, steps=steps)
         linear = (decoded["nothing"] + chosen.images).clamp(0, 1)
         gains = scale(linear)[:, None, None, None, None]
@@ -150,12 +150,12 @@ def _moved_codes(scans: ScanSet, case: Case, *, judges: Judges, thorough: bool) 
     targets = own + case.change.shift(said, population=others)
     direction = judges.head.direction(std=statistics.std, target_class=judges.target_class)
     typical = typical_direction(direction, whitening=statistics.whitening)
-    directions = {"manipulated": direction, "typical": typical}
+    directions = {"weights": direction, "manipulated": typical}
     moved = {"nothing": case.codes.semantic}
     if thorough:
         held = [row for head in judges.held for row in _rows(head, statistics)]
         if held:
-            directions["typical_held"] = typical_direction(
+            directions["manipulated_held"] = typical_direction(
                 direction, whitening=statistics.whitening, held=held
             )
         moved["true_code"] = networks.describe(case.truth.volumes)
@@ -220,7 +220,7 @@ def _gains(
     What the head says of an image misses what it says of the code: the noise code keeps some anatomy.
     """
     describe = scans.pipeline.networks.describe
-    start, end = (score(judges, moved[name].double().numpy()) for name in ("nothing", "typical"))
+    start, end = (score(judges, moved[name].double().numpy()) for name in ("nothing", "manipulated"))
     was, found = (score(judges, describe(volumes).double().numpy()) for volumes in (before, image))
     reached = found - was
     gains = np.divide(end - start, reached, out=np.ones_like(reached), where=reached != 0)

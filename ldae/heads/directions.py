@@ -7,7 +7,6 @@ codes, so that a step of 1 is one standard deviation along a unit direction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -19,8 +18,6 @@ from ldae.errors import InputError
 
 DEFAULT_REACH = 30.0  # standard deviations
 SCAN_POINTS = 121
-# Of a direction less than this share beside the held ones is rounding and chance, and steps become absurd.
-HELD_FLOOR = 1e-3
 # A head may jump past the target (trees, neighbours) by this share of what it can say.
 LARGEST_JUMP = 0.01
 
@@ -91,24 +88,6 @@ class Direction:
         elif index is not None and index != class_index(head, None):
             gradient = -gradient
         return cls.from_gradient(gradient, std=std)
-
-    def holding(self, others: Sequence[Direction]) -> Direction:
-        """This direction without its part along `others`, so that linear heads behind those stay put.
-
-        Raises:
-            InputError: Nothing is left.
-        """
-        if not others:
-            return self
-        basis, _ = np.linalg.qr(np.stack([other.unit for other in others], axis=1))
-        rest = self.unit - basis @ (basis.T @ self.unit)
-        length = float(np.linalg.norm(rest))
-        if length < HELD_FLOOR:
-            raise InputError(
-                "What is held must leave a direction to move along, got one that lies within the held ones "
-                f"({length:.1g} of it is left): they are parallel. Hold less, or move by another head."
-            )
-        return Direction(unit=rest / length, std=self.std)
 
     def move(self, code: ArrayLike, step: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """The code moved by `step` standard deviations: [D], or [S, D] for several steps [S]."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from ldae.data.scan import DifferenceMap, Scan
 from ldae.errors import CheckpointError, InputError
 from ldae.heads.directions import Direction, Head, class_label, find_step, head_output
+from ldae.heads.typical import typical_direction
 from ldae.pipeline.code import Code
 from ldae.pipeline.head_folder import FittedHead, fitted_head, load_head
 from ldae.pipeline.held import HeldOutput, held_output, is_column, read_columns
@@ -51,7 +52,7 @@ class Move:
         novelty: Distance of the moved code from the training codes, and its position along the direction in
             standard deviations of the training codes, against the training scans' own.
         held: What held heads say before and after.
-        kept: Cosine between the head's own direction and the one taken; below 1 where something is held.
+        kept: Cosine between the direction without anything held and the one taken.
     """
 
     semantic: Tensor
@@ -201,29 +202,39 @@ def _held_head(one: Held, *, head: FittedHead, std: NDArray[np.float64]) -> Fitt
 
 
 def make_direction(
-    fitted: FittedHead, *, std: NDArray[np.float64], target_class: Any = None, hold: Sequence[FittedHead] = ()
+    fitted: FittedHead,
+    *,
+    statistics: TrainingStatistics,
+    target_class: Any = None,
+    hold: Sequence[FittedHead] = (),
 ) -> Direction:
-    """Where to go for a target while what other linear heads say stays.
+    """Where to go for a target while what other linear heads say stays: the typical direction of the head.
 
     Raises:
         InputError: Unknown class, or nothing is left beside the held heads.
     """
-    direction = fitted.direction(std=std, target_class=target_class)
-    if not hold:
-        return direction
+    own = fitted.direction(std=statistics.std, target_class=target_class)
     for other in hold:
-        cosine = float(np.abs(other.directions @ direction.unit).max())
+        cosine = float(np.abs(other.directions @ own.unit).max())
         if cosine > PARALLEL:
             raise InputError(
                 f"What is held must leave a direction to move along, got {other.name}, whose direction is "
                 f"parallel to that of {fitted.name} (cosine {cosine:.6f}): one cannot change while the other "
                 "stays. Leave it out of what is held."
             )
-    # Rows of one head add up to zero, and two heads may agree: only an independent set may be taken off.
-    stacked = np.concatenate([other.directions for other in hold])
-    _, sizes, basis = np.linalg.svd(stacked, full_matrices=False)
-    kept = basis[sizes > INDEPENDENT * sizes[0]]
-    return direction.holding([Direction(unit=row, std=direction.std) for row in kept])
+    held = [Direction(unit=row, std=own.std) for row in _independent(hold)]
+    return typical_direction(own, whitening=statistics.whitening, held=held)
+
+
+def _independent(hold: Sequence[FittedHead]) -> NDArray[np.float64]:
+    """Directions [K, D] that span those of the held heads.
+
+    Rows of one head add up to zero, and two heads may agree: only an independent set may be taken off.
+    """
+    if not hold:
+        return np.zeros((0, 0))
+    _, sizes, basis = np.linalg.svd(np.concatenate([one.directions for one in hold]), full_matrices=False)
+    return np.asarray(basis[sizes > INDEPENDENT * sizes[0]])
 
 
 def move_code(
@@ -248,7 +259,7 @@ def move_code(
     moved = torch.from_numpy(direction.move(start, step)).float()
     end = moved.double().numpy()
     said = head_output(fitted.head, np.stack([start, end]), target_class=target_class)
-    own = fitted.direction(std=direction.std, target_class=target_class)
+    free = make_direction(fitted, statistics=statistics, target_class=target_class)
     return Move(
         semantic=moved,
         step=step,
@@ -258,7 +269,7 @@ def move_code(
         achieved=float(said[1]),
         novelty=judge_move(statistics, moved, direction=direction),
         held=tuple(held_output(held, before=start, after=end) for held in hold),
-        kept=float(own.unit @ direction.unit),
+        kept=float(free.unit @ direction.unit),
     )
 
 
@@ -276,7 +287,7 @@ def plan_moves(
     Raises:
         InputError: A target is out of reach, the class is unknown, or nothing is left beside what is held.
     """
-    direction = make_direction(fitted, std=statistics.std, target_class=target_class, hold=hold)
+    direction = make_direction(fitted, statistics=statistics, target_class=target_class, hold=hold)
     return [
         move_code(
             semantic,

@@ -63,7 +63,7 @@ def manipulate_scans(
     chosen = class_named(fitted.head, target_class)
     _check_targets(targets, fitted.head, target_class=chosen)
     held = resolve_held(hold, head=fitted, std=std, embeddings=embeddings)
-    make_direction(fitted, std=std, target_class=chosen, hold=held)
+    make_direction(fitted, statistics=pipeline.statistics, target_class=chosen, hold=held)
     job = ScanJob(pipeline, out, scans=scans, sampling=sampling or Sampling(), progress=progress)
     planned = [
         (scan, code, _plan(pipeline, scan, code, fitted=fitted, targets=targets, of=chosen, held=held))

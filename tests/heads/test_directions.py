@@ -163,21 +163,6 @@ def test_the_nearer_of_two_ways_is_taken_and_the_present_needs_none() -> None:
         assert find_step(Valley(), [0.0], direction=direction, target=target) == pytest.approx(step)
 
 
-def test_held_head_does_not_move(cohort: Setup, ad_probe: LinearProbe) -> None:
-    codes, _, age = cohort
-    std = codes.std(axis=0)
-    mixed = RidgeProbe(regularisation=(1.0,)).fit(codes, age + 3 * codes[:, 0])
-    held = Direction.from_head(mixed, std=std)
-    direction = Direction.from_head(ad_probe, std=std).holding([held])
-    step = find_step(ad_probe, codes[5], direction=direction, target=0.9)
-    assert abs(step) > 0.1
-    moved = direction.move(codes[5], step)[None]
-    assert mixed.predict(moved)[0] == pytest.approx(mixed.predict(codes[5:6])[0])
-    with pytest.raises(InputError, match="they are parallel"):
-        held.holding([held])
-    assert held.holding([]) is held
-
-
 def test_faults_are_named(cohort: Setup, ad_probe: LinearProbe) -> None:
     with pytest.raises(InputError, match=r"one length \[D\], got \(6,\), \(5,\)"):
         Direction.from_gradient(ad_probe.direction_, std=np.ones(5))

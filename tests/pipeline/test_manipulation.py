@@ -126,11 +126,13 @@ def test_holding_takes_off_no_more_than_it_must(
     """The rows of a head with three classes span two dimensions, and a head held twice is one."""
     std = pipe.statistics.std
     other = fitted_head(three_class_head, std=std, pipeline=pipe.sha256)
-    once = make_direction(fitted, std=std, hold=[other])
-    twice = make_direction(fitted, std=std, hold=[other, other])
+    once = make_direction(fitted, statistics=pipe.statistics, hold=[other])
+    twice = make_direction(fitted, statistics=pipe.statistics, hold=[other, other])
     np.testing.assert_allclose(once.unit, twice.unit, atol=1e-8)
-    basis = np.linalg.svd(other.directions)[2][:2]
-    wanted = fitted.directions[0] - basis.T @ (basis @ fitted.directions[0])
+    root = np.linalg.inv(pipe.statistics.whitening)
+    basis = np.linalg.svd(other.directions @ root)[2][:2]
+    gradient = root @ fitted.directions[0]
+    wanted = root @ (gradient - basis.T @ (basis @ gradient))
     np.testing.assert_allclose(once.unit, wanted / np.linalg.norm(wanted), atol=1e-8)
 
 
@@ -160,7 +162,7 @@ def test_position_along_the_direction(
     start = float(age_head.predict(code.semantic.double().numpy()[None])[0])
     near, far = pipe.move(code, age_head, targets=[start, start + 30])
     direction = make_direction(
-        fitted_head(age_head, std=pipe.statistics.std, pipeline=pipe.sha256), std=pipe.statistics.std
+        fitted_head(age_head, std=pipe.statistics.std, pipeline=pipe.sha256), statistics=pipe.statistics
     )
     spread = pipe.statistics.spread(direction.unit)
     assert far.position - near.position == pytest.approx(far.step / spread, rel=1e-4)
