@@ -67,7 +67,7 @@ def fit_probe(
         depths: Give the head the encoder's depths too, as `ldae embed --depths` wrote them.
 
     Returns:
-        The folder, with the head, metrics.json and predictions.csv, where u_<name> are a head's uncertainties.
+        The folder, with the head, metrics.json and predictions.csv; its columns u_<name> are uncertainties.
 
     Raises:
         FileNotFoundError: There is no such table.

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head",
         choices=HEADS,
         default=HEADS[0],
-        help="linear probe, label diffusion ensemble (ladine; card: one member), Dirichlet heads (evidential; "
-        "hac: modulated first; density) (default: %(default)s)",
+        help="linear probe, label diffusion ensemble (ladine; card: one member), Dirichlet heads "
+        "(evidential; hac: modulated first; density) (default: %(default)s)",
     )
     parser.add_argument(
         "--depths", action="store_true", help="give ladine the encoder's depths of `ldae embed --depths`"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="head folder (default: heads/COLUMN of the run, or COLUMN-HEAD)",
+        help="head folder (default: heads/COLUMN or COLUMN-HEAD of the run)",
     )
     add_seed(parser)
 
