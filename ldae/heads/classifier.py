@@ -54,13 +54,13 @@ class TrainingSet:
     @property
     def fold_weights(self) -> NDArray[np.float32]:
         """1 where a fold trains on a row, 0 where it holds it out [folds, N]."""
-        return (self.fold_of[None] != np.arange(len(self.folds))[:, None]).astype(np.float32)
+        return np.asarray(self.fold_of[None] != np.arange(len(self.folds))[:, None], dtype=np.float32)
 
     @property
     def class_weights(self) -> NDArray[np.float32]:
         """A weight a row that lets every class count alike, 1 on average [N]."""
         counts = np.bincount(self.encoded)
-        return (len(self.encoded) / (len(counts) * counts[self.encoded])).astype(np.float32)
+        return np.asarray(len(self.encoded) / (len(counts) * counts[self.encoded]), dtype=np.float32)
 
 
 class CodeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
