@@ -217,8 +217,8 @@ class EvidentialClassifier(CodeClassifier):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The fitted head as a JSON-able dictionary and named arrays."""
         check_is_fitted(self, "network_")
-        weights = {f"{NETWORK}{name}": array for name, array in to_arrays(self.network_).items()}
-        arrays = {"mean": self.mean_.copy(), "scale": self.scale_.copy(), **weights}
+        arrays: dict[str, NDArray[Any]] = {"mean": self.mean_.copy(), "scale": self.scale_.copy()}
+        arrays |= {f"{NETWORK}{name}": array for name, array in to_arrays(self.network_).items()}
         return self._config() | {"epochs": self.epochs_}, arrays
 
     @classmethod

@@ -95,13 +95,15 @@ class LabelDenoiser(nn.Module):
         if self.parametrisation == "y0":
             return self.logits(answer, label, condition, alpha_bar=alpha_bar).softmax(-1)
         mean = prior_mean(condition.prior)[:, :, None]
-        return mean + (label - mean - (1 - alpha_bar).sqrt() * answer) / alpha_bar.sqrt()
+        expected: Tensor = mean + (label - mean - (1 - alpha_bar).sqrt() * answer) / alpha_bar.sqrt()
+        return expected
 
     def logits(self, answer: Tensor, label: Tensor, condition: Condition, *, alpha_bar: Tensor) -> Tensor:
         """Class logits [K, B, M, C] of the "y0" form, at signal variances that broadcast."""
         mean = prior_mean(condition.prior)[:, :, None]
         told = one_hot_posterior(label, mean, alpha_bar=alpha_bar)
-        return condition.prior.log()[:, :, None] + told + answer
+        logits: Tensor = condition.prior.log()[:, :, None] + told + answer
+        return logits
 
     def _film(self, level: Tensor, *, like: Tensor) -> list[Tensor]:
         """Scales and shifts of each layer [K, B or 1, 1, 2 h]."""

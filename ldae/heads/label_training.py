@@ -58,7 +58,8 @@ def denoising_loss(network: LabelDenoiser, batch: LabelledCodes, *, level: Tenso
     condition = network.condition(batch.priors, batch.codes)
     answer = network(label, condition, level=level)
     if network.parametrisation == "eps":
-        return (answer - noise).square().mean(dim=(1, 2, 3)).sum()
+        error: Tensor = (answer - noise).square().mean(dim=(1, 2, 3)).sum()
+        return error
     logits = network.logits(answer, label, condition, alpha_bar=alpha_bar)[:, :, 0]
     targets = batch.targets.expand(len(logits), -1)
     losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -95,7 +96,7 @@ def train_denoiser(
         noise = torch.randn(len(batch.priors), BATCH_SIZE, 1, batch.priors.shape[2])
         loss = denoising_loss(network, batch, level=torch.cat([level, LEVELS - 1 - level]), noise=noise)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         clip_gradients(network)
         optimiser.step()
         rate.step()

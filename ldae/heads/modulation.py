@@ -43,7 +43,8 @@ class HaC(nn.Module):
         seen = code if context is None else torch.cat([code, self._known(context)], 2)
         h = _normed(self.second(_normed(self.first(seen))))
         gamma, beta = self.change(h).chunk(2, 2)
-        return code + torch.sigmoid(self.gate(h)) * (gamma * code + beta)
+        modulated: Tensor = code + torch.sigmoid(self.gate(h)) * (gamma * code + beta)
+        return modulated
 
     def _known(self, context: Tensor) -> Tensor:
         unknown = context.isnan()

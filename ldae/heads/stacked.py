@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ldae.errors import CheckpointError
 from ldae.heads.checks import check_arrays
 
 GRADIENT_LIMIT = 1.0
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
@@ -151,12 +153,12 @@ def train_stack(
     )
     for epoch in range(1, optimisation.epochs + 1):
         network.train()
-        for rows in torch.randperm(inputs.shape[1]).split(optimisation.batch_size):
+        for rows in torch.split(torch.randperm(inputs.shape[1]), optimisation.batch_size):
             chosen = weights[:, rows]
             outputs = network(inputs[:, rows].expand(len(weights), -1, -1))
             mean = (loss(outputs, rows, epoch) * chosen).sum(1) / chosen.sum(1).clamp_min(1e-6)
             optimiser.zero_grad()
-            mean.sum().backward()
+            torch.autograd.backward(mean.sum())
             clip_gradients(network)
             optimiser.step()
         network.eval()
@@ -177,7 +179,7 @@ def to_arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
     return {name: value.float().numpy().copy() for name, value in network.state_dict().items()}
 
 
-def from_arrays(network: nn.Module, arrays: dict[str, NDArray[np.float32]], *, head: str) -> nn.Module:
+def from_arrays(network: Network, arrays: dict[str, NDArray[np.float32]], *, head: str) -> Network:
     """The network with these weights, in float64 and for prediction only.
 
     Raises:
@@ -189,12 +191,13 @@ def from_arrays(network: nn.Module, arrays: dict[str, NDArray[np.float32]], *, h
     return for_prediction(network)
 
 
-def for_prediction(network: nn.Module) -> nn.Module:
+def for_prediction(network: Network) -> Network:
     """The network in float64, without gradients.
 
     A product in float32 depends on the number of rows in its last bits, which a sampler blows up.
     """
-    return network.double().eval().requires_grad_(False)
+    network.double().eval().requires_grad_(False)
+    return network
 
 
 def subset(arrays: dict[str, NDArray[np.float32]], prefix: str) -> dict[str, NDArray[np.float32]]:

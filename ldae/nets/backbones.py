@@ -150,8 +150,9 @@ class TimmBackbone(SliceBackbone):
 
     def depths(self, slices: Tensor) -> list[Tensor]:
         """Of each stage of a pyramid such as ConvNeXt (four), or the first five blocks of a transformer."""
-        count = min(MOST_DEPTHS, len(self.net.feature_info))
-        maps = self.net.forward_intermediates(
+        net = cast(Any, self.net)
+        count = min(MOST_DEPTHS, len(net.feature_info))
+        maps = net.forward_intermediates(
             slices, indices=list(range(count)), intermediates_only=True, stop_early=True
         )
         return [features.mean((2, 3)) for features in maps]

@@ -190,7 +190,7 @@ def embed_cohort(
     whole = as_cohort(cohort)
     frame = _rows(whole, splits=splits, trained=index.split)
     volumes = VolumeCache(cache, spec) if cache else None
-    metadata = {
+    metadata: dict[str, Any] = {
         "ldae_version": __version__,
         "pipeline": index.sha256,
         "statistics": index.components["statistics"],

@@ -117,7 +117,7 @@ class Networks(nn.Module):
             return torch.cat([code, *depths], 1)
 
         joined = self._batched(step, [volumes], batch_size=batch_size or self.volume_batch)
-        return list(joined.split(widths, 1))
+        return list(torch.split(joined, widths, dim=1))
 
     def compress(self, volumes: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Scans [B, 1, X, Y, Z] in [0, 1] to normalised latents z_0 [B, C, h, w, d]."""
