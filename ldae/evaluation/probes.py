@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear probes on semantic codes: fitted on training subjects, judged on held-out ones, kept as folders."""
+"""Heads on semantic codes: fitted on training subjects, judged on held-out ones, kept as folders."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from ldae.data.artefact import atomic_path, read_json, sha256_file, write_json
 from ldae.data.split import check_split, split_hash
 from ldae.data.stamp import is_current, write_stamp
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
+from ldae.evaluation.head_choice import LINEAR, Classifier, is_number, make_head
 from ldae.evaluation.metrics import classification_metrics, regression_metrics
-from ldae.heads import LinearProbe, RidgeProbe
-from ldae.pipeline.embeddings import code_array, read_embeddings
+from ldae.heads import Direction, LinearProbe, RidgeProbe
+from ldae.pipeline.embeddings import code_array, depth_array, is_code, read_embeddings
 from ldae.pipeline.head_folder import ARRAYS_NAME, DOCUMENT_NAME, fitted_head, save_head
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,8 @@ PREDICTIONS = "predictions.csv"
 STAMP = "stamp.json"
 FITTED_ON, JUDGED_ON = "train", "test"
 DEFAULT_CLASSES = {"diagnosis": ("CN", "AD")}
-POSITIVE = "AD"
 
-Probe = LinearProbe | RidgeProbe
+Probe = Classifier | RidgeProbe
 
 
 def fit_probe(
@@ -46,11 +45,14 @@ def fit_probe(
     positive: str | None = None,
     seed: int = 0,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+    head: str = LINEAR,
+    depths: bool = False,
 ) -> Path:
-    """Fit a probe on the training scans, judge it on the test scans, and write its head folder.
+    """Fit a head on the training scans, judge it on the test scans, and write its head folder.
 
-    A column of numbers gets a ridge probe, any other a logistic one. The strength is chosen by
-    cross-validation over training subjects; `val` and `cal` scans take no part and are in predictions.csv
+    A column of numbers gets a ridge probe, any other a logistic one unless another head is named, whose
+    direction in code space is then that of a logistic one. Strengths are chosen by cross-validation over
+    training subjects; `val` and `cal` scans take no part and are in predictions.csv
     for whoever needs them. Nothing is done where the folder holds the same already.
 
     Args:
@@ -62,9 +64,11 @@ def fit_probe(
         positive: The positive class of two; None takes AD where it is one of them, else the last by name.
         seed: Seed that deals subjects to folds.
         bootstrap: How intervals are made.
+        head: One of `ldae.evaluation.head_choice.HEADS`.
+        depths: Give the head the encoder's depths too, as `ldae embed --depths` wrote them.
 
     Returns:
-        The folder, with the head, metrics.json and predictions.csv.
+        The folder, with the head, metrics.json and predictions.csv; its columns u_<name> are uncertainties.
 
     Raises:
         FileNotFoundError: There is no such table.
@@ -72,16 +76,16 @@ def fit_probe(
     """
     embeddings, out = Path(embeddings), Path(out)
     command = _command(target, classes, positive=positive, seed=seed, bootstrap=bootstrap)
+    command += [head, str(depths)]
     if is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out)):
         logger.info("%s is up to date", out)
         return out
     started = time.perf_counter()
     frame = read_embeddings(embeddings)
     rows = select_rows(frame, target=target, classes=classes)
-    probe = make_probe(rows[target], positive=positive, seed=seed)
-    metrics, predictions = judge_probe(
-        probe, rows, features=code_array(rows), target=target, bootstrap=bootstrap
-    )
+    features, widths = depth_array(rows) if depths else (code_array(rows), None)
+    probe = make_head(head, rows[target], positive=positive, seed=seed, depths=widths)
+    metrics, predictions = judge_probe(probe, rows, features=features, target=target, bootstrap=bootstrap)
     provenance = {
         "target": target,
         "embeddings": os.path.relpath(embeddings, out),
@@ -89,9 +93,15 @@ def fit_probe(
         "split": split_hash(frame),
         "fitted_on": FITTED_ON,
         "seed": seed,
+        "depths": widths,
     }
+    std = frame.attrs["code_std"]
     fitted = fitted_head(
-        probe, std=frame.attrs["code_std"], pipeline=frame.attrs["pipeline"], provenance=provenance
+        probe,  # type: ignore[arg-type]
+        std=std,
+        pipeline=frame.attrs["pipeline"],
+        direction=_linear_directions(probe, rows, target=target, std=std, seed=seed),
+        provenance=provenance,
     )
     save_head(out, fitted)
     with atomic_path(out / PREDICTIONS) as temporary:
@@ -105,6 +115,7 @@ def fit_probe(
 def is_fitted(out: str | Path, *, embeddings: str | Path, target: str, seed: int = 0) -> bool:
     """Whether `fit_probe` with no more than these arguments has nothing to do."""
     command = _command(target, None, positive=None, seed=seed, bootstrap=DEFAULT_BOOTSTRAP)
+    command += [LINEAR, str(False)]
     out = Path(out)
     return is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out))
 
@@ -147,7 +158,7 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
     check_split(frame)
     path = frame.attrs.get("path", "the embeddings")
     if target not in frame.columns:
-        known = [name for name in frame.columns if not str(name).startswith("y_")]
+        known = [name for name in frame.columns if not is_code(name)]
         raise InputError(f"target must be a column of {path}, got {target!r}. It has: {', '.join(known)}.")
     rows = frame[frame[target].notna()]
     if not is_number(frame[target]):
@@ -165,18 +176,24 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
     return rows.reset_index(drop=True)
 
 
-def is_number(column: pd.Series[Any]) -> bool:
-    """Whether a column holds numbers to regress, rather than classes."""
-    return bool(is_numeric_dtype(column)) and not is_bool_dtype(column)
-
-
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:
-    """The probe that suits a target: ridge for numbers, logistic for classes, AD positive."""
-    if is_number(target):
-        return RidgeProbe(random_state=seed)
-    if positive is None and POSITIVE in set(target):
-        positive = POSITIVE
-    return LinearProbe(positive_label=positive, random_state=seed)
+    """The linear probe that suits a target: ridge for numbers, logistic for classes, AD positive."""
+    return make_head(LINEAR, target, positive=positive, seed=seed)
+
+
+def _linear_directions(
+    probe: Probe, rows: pd.DataFrame, *, target: str, std: Sequence[float], seed: int
+) -> NDArray[np.float64] | None:
+    """Directions of a linear probe on the same codes, for a head that has none of its own."""
+    if hasattr(probe, "direction_"):
+        return None
+    assert not isinstance(probe, RidgeProbe)
+    train = rows[rows["split"] == FITTED_ON]
+    linear = LinearProbe(positive_label=probe.positive_label_, random_state=seed)
+    linear.fit(code_array(train), train[target].to_numpy(), groups=train["subject"].to_numpy())
+    labels = [None] if len(linear.classes_) == 2 else linear.classes_.tolist()
+    units = [Direction.from_head(linear, std=std, target_class=label).unit for label in labels]
+    return np.stack(units)
 
 
 def judge_probe(
@@ -208,7 +225,7 @@ def judge_probe(
     probe.fit(features[train], truth[train], groups=subjects[train])
     predictions = rows[["subject", "session", "split"]].assign(y_true=truth, y_pred=probe.predict(features))
     metrics: dict[str, Any]
-    if isinstance(probe, LinearProbe):
+    if not isinstance(probe, RidgeProbe):
         chances = probe.predict_proba(features)
         for place, name in enumerate(probe.classes_):
             predictions[f"p_{name}"] = chances[:, place]
@@ -220,6 +237,8 @@ def judge_probe(
             positive_label=probe.positive_label_,
             bootstrap=bootstrap,
         )
+        if not isinstance(probe, LinearProbe):
+            predictions = predictions.join(probe.uncertainty(features).add_prefix("u_"))
     else:
         metrics = regression_metrics(
             truth[test].astype(float),
@@ -229,7 +248,8 @@ def judge_probe(
         )
     counts = {
         "target": target,
-        "regularisation": probe.regularisation_,
+        "head": type(probe).__name__,
+        "regularisation": getattr(probe, "regularisation_", None),
         "scans_train": int(train.sum()),
         "scans_test": int(test.sum()),
         "subjects_test": len(set(subjects[test])),

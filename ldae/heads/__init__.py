@@ -6,12 +6,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldae.heads.density import DensityDirichletClassifier
     from ldae.heads.directions import Direction, find_step, head_output
+    from ldae.heads.evidential import EvidentialClassifier
+    from ldae.heads.ladine import LaDiNEClassifier
     from ldae.heads.linear import LinearProbe, RidgeProbe
 
-__all__ = ["Direction", "LinearProbe", "RidgeProbe", "find_step", "head_output"]
+__all__ = [
+    "DensityDirichletClassifier",
+    "Direction",
+    "EvidentialClassifier",
+    "LaDiNEClassifier",
+    "LinearProbe",
+    "RidgeProbe",
+    "find_step",
+    "head_output",
+]
 _ROOMS = {
+    "DensityDirichletClassifier": "ldae.heads.density",
     "Direction": "ldae.heads.directions",
+    "EvidentialClassifier": "ldae.heads.evidential",
+    "LaDiNEClassifier": "ldae.heads.ladine",
     "LinearProbe": "ldae.heads.linear",
     "RidgeProbe": "ldae.heads.linear",
     "find_step": "ldae.heads.directions",

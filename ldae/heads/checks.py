@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from ldae.errors import CheckpointError, InputError
 
 Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+_FEWER_FOLDS = "Lower `folds`; a linear probe with a single regularisation value needs none."
 
 
 def _sentence(error: ValueError) -> str:
@@ -26,33 +27,56 @@ def _sentence(error: ValueError) -> str:
 
 
 def check_training(
-    head: BaseEstimator, features: ArrayLike, *, targets: ArrayLike, numeric: bool = False
+    head: BaseEstimator, features: ArrayLike, *, targets: ArrayLike, numeric: bool = False, missing: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Finite float64 features [N, D] and targets [N]; the head learns how many features it takes.
+
+    Args:
+        head: The head.
+        features: Its X.
+        targets: Its y.
+        numeric: Whether targets must be numbers.
+        missing: Number of columns at the end that may hold NaN.
 
     Raises:
         InputError: Wrong shapes, missing or infinite values, too few samples.
     """
+    rule = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": numeric}
     try:
         checked: tuple[NDArray[np.float64], NDArray[Any]] = validate_data(
-            head, features, targets, dtype=np.float64, ensure_min_samples=2, y_numeric=numeric
+            head, features, targets, ensure_all_finite="allow-nan" if missing else True, **rule
         )
     except ValueError as error:
         raise InputError(_sentence(error)) from error
+    _check_known(checked[0], missing)
     return checked
 
 
-def check_features(head: BaseEstimator, features: ArrayLike) -> NDArray[np.float64]:
+def check_features(head: BaseEstimator, features: ArrayLike, *, missing: int = 0) -> NDArray[np.float64]:
     """Finite float64 features [N, D] with as many columns as the head was fitted on.
+
+    Args:
+        head: The fitted head.
+        features: Its X.
+        missing: Number of columns at the end that may hold NaN.
 
     Raises:
         InputError: Wrong shape, other number of features, missing or infinite values.
     """
+    finite = "allow-nan" if missing else True
     try:
-        checked: NDArray[np.float64] = validate_data(head, features, dtype=np.float64, reset=False)
+        checked: NDArray[np.float64] = validate_data(
+            head, features, dtype=np.float64, ensure_all_finite=finite, reset=False
+        )
     except ValueError as error:
         raise InputError(_sentence(error)) from error
+    _check_known(checked, missing)
     return checked
+
+
+def _check_known(features: NDArray[np.float64], missing: int) -> None:
+    if missing and np.isnan(features[:, : features.shape[1] - missing]).any():
+        raise InputError(f"X must hold NaN in its last {missing} columns only, got NaN in a code.")
 
 
 def check_regularisation(values: Sequence[float]) -> tuple[float, ...]:
@@ -117,11 +141,62 @@ def stratified_folds(
         if count < folds:
             raise InputError(
                 f"Class {str(name)!r} must have at least {folds} {noun} for {folds} folds, got {count}. "
-                "Lower `folds`, or give a single regularisation value, which needs no folds."
+                f"{_FEWER_FOLDS}"
             )
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     chosen = splitter(folds, shuffle=True, random_state=random_state)
     return list(chosen.split(np.zeros((len(encoded), 1)), encoded, groups))
+
+
+def check_training_folds(folds: Folds, encoded: NDArray[np.intp], *, classes: NDArray[Any]) -> None:
+    """Every class must be left in every fold's training rows.
+
+    Raises:
+        InputError: One is not.
+    """
+    for train, _ in folds:
+        absent = np.setdiff1d(np.arange(len(classes)), encoded[train])
+        if len(absent):
+            raise InputError(
+                f"Class {str(classes[absent[0]])!r} must be in every training fold, got none in one. "
+                f"{_FEWER_FOLDS}"
+            )
+
+
+def resolve_positive(positive_label: Any, classes: NDArray[Any]) -> Any:
+    """The class that binary scores speak of: the named one, else the last of two, else None.
+
+    Raises:
+        InputError: It is not among the classes.
+    """
+    if positive_label is None:
+        return classes[1] if len(classes) == 2 else None
+    if positive_label not in classes.tolist():
+        raise InputError(
+            f"positive_label must be one of the classes {classes.tolist()}, got {positive_label!r}."
+        )
+    return positive_label
+
+
+def check_option(name: str, value: Any, *, allowed: Sequence[str]) -> None:
+    """A head's option must be one of these words.
+
+    Raises:
+        InputError: It is not.
+    """
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def check_number(name: str, value: float, *, least: float, most: float = np.inf) -> None:
+    """A head's number must lie in a closed range.
+
+    Raises:
+        InputError: It does not.
+    """
+    if not least <= value <= most:
+        limits = f"at least {least:g}" if most == np.inf else f"between {least:g} and {most:g}"
+        raise InputError(f"{name} must be {limits}, got {value!r}.")
 
 
 def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random_state: int | None) -> Folds:
@@ -134,8 +209,7 @@ def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random
     if count < folds:
         noun = "samples" if groups is None else "subjects"
         raise InputError(
-            f"y must cover at least {folds} {noun} for {folds} folds, got {count} {noun}. "
-            "Lower `folds`, or give a single regularisation value, which needs no folds."
+            f"y must cover at least {folds} {noun} for {folds} folds, got {count} {noun}. {_FEWER_FOLDS}"
         )
     splitter = KFold if groups is None else GroupKFold
     chosen = splitter(folds, shuffle=True, random_state=random_state)

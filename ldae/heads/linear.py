@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from ldae.errors import CheckpointError, InputError
+from ldae.errors import CheckpointError
 from ldae.heads.checks import (
     Folds,
     check_arrays,
@@ -29,9 +30,12 @@ from ldae.heads.checks import (
     check_groups,
     check_regularisation,
     check_training,
+    check_training_folds,
     plain_folds,
+    resolve_positive,
     stratified_folds,
 )
+from ldae.heads.uncertainty import softmax_uncertainty
 
 LOGISTIC_GRID = tuple(float(value) for value in 10.0 ** np.arange(-5, 1.5, 0.5))
 RIDGE_GRID = tuple(float(value) for value in 10.0 ** np.arange(-1, 6.5, 0.5))
@@ -164,7 +168,7 @@ class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
         features, targets = check_training(self, X, targets=y)
         check_classification_targets(targets)
         self.classes_, encoded = check_classes(targets)
-        self.positive_label_ = self._resolve_positive()
+        self.positive_label_ = resolve_positive(self.positive_label, self.classes_)
         candidates = check_regularisation(self.regularisation)
         subjects = check_groups(groups, targets)
         base = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
@@ -177,7 +181,7 @@ class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
                 folds=self.folds,
                 random_state=self.random_state,
             )
-            _check_training_folds(folds, encoded, classes=self.classes_)
+            check_training_folds(folds, encoded, classes=self.classes_)
             losses = [
                 log_loss(encoded, _out_of_fold(_with(base, C=value), features, targets=encoded, folds=folds))
                 for value in candidates
@@ -197,6 +201,10 @@ class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
         """Most probable class of each code [N]."""
         probabilities = self.predict_proba(X)
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
+        """A row a code: entropy (nats) and least_confidence (1 - the largest probability)."""
+        return softmax_uncertainty(self.predict_proba(X))
 
     @property
     def direction_(self) -> NDArray[np.float64]:
@@ -227,18 +235,8 @@ class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
         classes = np.asarray(config.get("classes", ()))
         head = cls._restore(config, arrays, rows=1 if len(classes) == 2 else len(classes))
         head.classes_ = classes
-        head.positive_label_ = head._resolve_positive()
+        head.positive_label_ = resolve_positive(head.positive_label, head.classes_)
         return head
-
-    def _resolve_positive(self) -> Any:
-        if self.positive_label is None:
-            return self.classes_[1] if len(self.classes_) == 2 else None
-        if self.positive_label not in self.classes_.tolist():
-            raise InputError(
-                f"positive_label must be one of the classes {self.classes_.tolist()}, "
-                f"got {self.positive_label!r}."
-            )
-        return self.positive_label
 
 
 class RidgeProbe(RegressorMixin, _LinearHead):  # type: ignore[misc]
@@ -353,13 +351,3 @@ def _out_of_fold(
         parts.append(answer(features[test]))
     order = np.concatenate([test for _, test in folds])
     return np.asarray(np.concatenate(parts)[np.argsort(order)])
-
-
-def _check_training_folds(folds: Folds, encoded: NDArray[np.intp], *, classes: NDArray[Any]) -> None:
-    for train, _ in folds:
-        absent = np.setdiff1d(np.arange(len(classes)), encoded[train])
-        if len(absent):
-            raise InputError(
-                f"Class {str(classes[absent[0]])!r} must be in every training fold, got none in one. "
-                "Lower `folds`, or give a single regularisation value, which needs no folds."
-            )

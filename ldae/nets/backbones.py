@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ldae.errors import InputError
 
+MOST_DEPTHS = 5  # LaDiNE's (arXiv 2310.15952)
+
 
 class SliceBackbone(nn.Module, ABC):
     """Turns slices [N, 1, H, W] in [0, 1] into tokens [N, `width`]."""
@@ -25,6 +27,10 @@ class SliceBackbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, slices: Tensor) -> Tensor:
         """Slices [N, 1, H, W] to tokens [N, width]."""
+
+    @abstractmethod
+    def depths(self, slices: Tensor) -> list[Tensor]:
+        """Slices [N, 1, H, W] to features averaged over the slice [N, w_k], one a stage, shallow first."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,15 @@ class ConvBackbone(SliceBackbone):
             features = functional.adaptive_avg_pool2d(features, self.grid)
         return features.flatten(1)
 
+    def depths(self, slices: Tensor) -> list[Tensor]:
+        """Of the stem and each convolution."""
+        features = functional.gelu(self.stem(slices))
+        found = [features.mean((2, 3))]
+        for conv in self.convs:
+            features = functional.gelu(conv(features))
+            found.append(features.mean((2, 3)))
+        return found
+
 
 class TimmBackbone(SliceBackbone):
     """A 2D network of timm, its first convolution summed to one channel.
@@ -132,6 +147,15 @@ class TimmBackbone(SliceBackbone):
             return out
         tokens: Tensor = self.net(slices)
         return tokens
+
+    def depths(self, slices: Tensor) -> list[Tensor]:
+        """Of each stage of a pyramid such as ConvNeXt (four), or the first five blocks of a transformer."""
+        net = cast(Any, self.net)
+        count = min(MOST_DEPTHS, len(net.feature_info))
+        maps = net.forward_intermediates(
+            slices, indices=list(range(count)), intermediates_only=True, stop_early=True
+        )
+        return [features.mean((2, 3)) for features in maps]
 
 
 def _cached_timm_weights(name: str) -> str:

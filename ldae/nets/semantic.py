@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -93,6 +94,23 @@ class SemanticEncoder(nn.Module):
         tokens = self.backbone(rearrange(x, self.pattern))
         code, attention = self.pooling(rearrange(tokens, "(b s) w -> b s w", b=len(x)))
         return SemanticCode(self.norm(code.float()), attention)
+
+    def describe_depths(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to codes [B, D] and what the backbone's depths say [B, 2 w_k].
+
+        A depth's features are averaged over each slice, then over slices, weighted by their attention, and
+        stand beside their standard deviation over slices.
+
+        Raises:
+            InputError: The scans do not have the encoder's size.
+        """
+        code, attention = self.describe(x)
+        pooled = []
+        for depth in self.backbone.depths(rearrange(x, self.pattern)):
+            slices = rearrange(depth.float(), "(b s) w -> b s w", b=len(x))
+            mean = torch.einsum("bs,bsw->bw", attention.float(), slices)
+            pooled.append(torch.cat([mean, slices.std(1)], 1))
+        return code, pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """Scans [B, 1, X, Y, Z] in [0, 1] to codes [B, D]."""

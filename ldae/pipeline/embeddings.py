@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("subject", "session", "split", "path", "diagnosis", "age")
 CODE_COLUMN = re.compile(r"y_\d{3,}")
+DEPTH_COLUMN = re.compile(r"e(\d+)_\d{3,}")
 METADATA_KEY = b"ldae"
 ONLY_SESSION = "1"
 
@@ -49,6 +50,27 @@ def code_columns(frame: pd.DataFrame) -> list[str]:
 def code_array(frame: pd.DataFrame) -> NDArray[np.float64]:
     """The semantic codes of an embeddings table, [N, D]."""
     return np.asarray(frame[code_columns(frame)].to_numpy(dtype=np.float64))
+
+
+def depth_array(frame: pd.DataFrame) -> tuple[NDArray[np.float64], list[int]]:
+    """The encoder's depths e1, e2, ... and last the semantic code, side by side [N, F], and their widths.
+
+    Raises:
+        InputError: The table has none.
+    """
+    depths: dict[int, list[str]] = {}
+    for name in map(str, frame.columns):
+        found = DEPTH_COLUMN.fullmatch(name)
+        if found:
+            depths.setdefault(int(found[1]), []).append(name)
+    if not depths:
+        raise InputError(
+            "Embeddings must hold the encoder's depths, e1_000 and on, got none in "
+            f"{frame.attrs.get('path', 'the table')}. Run: ldae embed --depths"
+        )
+    columns = [*(depths[place] for place in sorted(depths)), code_columns(frame)]
+    values = frame[[name for names in columns for name in names]].to_numpy(dtype=np.float64)
+    return np.asarray(values), [len(names) for names in columns]
 
 
 def as_cohort(scans: pd.DataFrame | str | Path | Sequence[str | Path]) -> pd.DataFrame:
@@ -80,20 +102,28 @@ def embed_frame(
     batch_size: int | None = None,
     cache: VolumeCache | None = None,
     progress: bool = False,
+    depths: bool = False,
 ) -> pd.DataFrame:
     """The cohort's table with the semantic codes y_000 and on; arguments as for `LDAEPipeline.embed`."""
-    codes = []
+    codes: list[list[Tensor]] = []
     paths = list(frame["path"])
     with tqdm(total=len(paths), desc="embed", disable=not progress) as bar:
         for start in range(0, len(paths), MOST_AT_ONCE):
             batch = paths[start : start + MOST_AT_ONCE]
-            codes.append(
-                pipeline.networks.describe(_volumes(pipeline.spec, batch, cache), batch_size=batch_size)
-            )
+            volumes = _volumes(pipeline.spec, batch, cache)
+            if depths:
+                codes.append(pipeline.networks.describe_depths(volumes, batch_size=batch_size))
+            else:
+                codes.append([pipeline.networks.describe(volumes, batch_size=batch_size)])
             bar.update(len(batch))
-    values = torch.cat(codes).numpy() if codes else np.empty((0, len(pipeline.statistics.mean)))
-    names = [f"y_{index:03d}" for index in range(values.shape[1])]
-    table = pd.concat([_first_columns(frame), pd.DataFrame(values, columns=names, index=frame.index)], axis=1)
+    parts = [torch.cat(part) for part in zip(*codes, strict=True)]
+    parts = parts or [torch.empty(0, len(pipeline.statistics.mean))]
+    prefixes = ["y", *(f"e{place}" for place in range(1, len(parts)))]
+    blocks = [
+        pd.DataFrame(part.numpy(), index=frame.index).rename(columns=f"{prefix}_{{:03d}}".format)
+        for prefix, part in zip(prefixes, parts, strict=True)
+    ]
+    table = pd.concat([_first_columns(frame), *blocks], axis=1)
     table.attrs = {
         "ldae_version": __version__,
         "pipeline": pipeline.sha256,
@@ -106,10 +136,13 @@ def _first_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns of every embeddings table first, then whatever else the cohort carries."""
     if "split" not in frame.columns:
         frame = frame.assign(split=pd.Series([None] * len(frame), dtype="str", index=frame.index))
-    rest = [
-        name for name in frame.columns if name not in FIRST_COLUMNS and not CODE_COLUMN.fullmatch(str(name))
-    ]
+    rest = [name for name in frame.columns if name not in FIRST_COLUMNS and not is_code(name)]
     return frame[[*FIRST_COLUMNS, *rest]]
+
+
+def is_code(name: object) -> bool:
+    """Whether a column holds a number of a code or of a depth."""
+    return any(pattern.fullmatch(str(name)) for pattern in (CODE_COLUMN, DEPTH_COLUMN))
 
 
 def _volumes(spec: PreprocessingSpec, paths: Sequence[str], cache: VolumeCache | None) -> Tensor:
@@ -129,6 +162,7 @@ def embed_cohort(
     cache: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    depths: bool = False,
 ) -> Path:
     """Write the semantic codes of a cohort as a Parquet file, unless the same lies there already.
 
@@ -142,6 +176,7 @@ def embed_cohort(
         cache: Folder of preprocessed volumes, which is filled; None preprocesses on the way.
         overwrite: Compute them even if the same lie there.
         progress: Show a bar.
+        depths: Add the encoder's earlier depths, e1_000 and on; a table that has them also serves without.
 
     Returns:
         The file written.
@@ -155,13 +190,15 @@ def embed_cohort(
     whole = as_cohort(cohort)
     frame = _rows(whole, splits=splits, trained=index.split)
     volumes = VolumeCache(cache, spec) if cache else None
-    metadata = {
+    metadata: dict[str, Any] = {
         "ldae_version": __version__,
         "pipeline": index.sha256,
         "statistics": index.components["statistics"],
         "split": split_hash(whole) if "split" in whole.columns else None,
         "request": _request(frame, spec),
     }
+    if depths:
+        metadata["depths"] = True
     if not overwrite and _holds(out, metadata):
         logger.info("%s is up to date", out)
         return out
@@ -170,7 +207,7 @@ def embed_cohort(
     from ldae.pipeline.pipeline import LDAEPipeline
 
     loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
-    table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress)
+    table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress, depths=depths)
     table.attrs |= metadata
     write_embeddings(table, out)
     return out

@@ -108,6 +108,18 @@ class Networks(nn.Module):
         """Scans [B, 1, X, Y, Z] in [0, 1] to semantic codes [B, D]."""
         return self._batched(self.encoder, [volumes], batch_size=batch_size or self.volume_batch)
 
+    def describe_depths(self, volumes: Tensor, *, batch_size: int | None = None) -> list[Tensor]:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to semantic codes [B, D] and then the encoder's depths [B, w_k]."""
+        widths: list[int] = []
+
+        def step(chunk: Tensor) -> Tensor:
+            code, depths = self.encoder.describe_depths(chunk)
+            widths[:] = [code.shape[1], *(depth.shape[1] for depth in depths)]
+            return torch.cat([code, *depths], 1)
+
+        joined = self._batched(step, [volumes], batch_size=batch_size or self.volume_batch)
+        return list(torch.split(joined, widths, dim=1))
+
     def compress(self, volumes: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Scans [B, 1, X, Y, Z] in [0, 1] to normalised latents z_0 [B, C, h, w, d]."""
 

@@ -424,6 +424,7 @@ class LDAEPipeline:
         batch_size: int | None = None,
         cache: VolumeCache | None = None,
         progress: bool = False,
+        depths: bool = False,
     ) -> pd.DataFrame:
         """One row a scan: subject, session, split, path, diagnosis, age, further columns, and y_000 and on.
 
@@ -432,10 +433,18 @@ class LDAEPipeline:
             batch_size: Scans at a time; None takes a number that fits.
             cache: Preprocessed volumes of the pipeline's spec; None preprocesses on the way.
             progress: Show a bar.
+            depths: Add the encoder's earlier depths, e1_000 and on.
         """
         from ldae.pipeline.embeddings import as_cohort, embed_frame
 
-        return embed_frame(self, as_cohort(scans), batch_size=batch_size, cache=cache, progress=progress)
+        return embed_frame(
+            self,
+            as_cohort(scans),
+            batch_size=batch_size,
+            cache=cache,
+            progress=progress,
+            depths=depths,
+        )
 
     def novelty(self, scans: Sequence[Source], *, batch_size: int | None = None) -> list[Novelty]:
         """How far each scan lies outside of what the pipeline was trained on."""

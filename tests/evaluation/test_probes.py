@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
+from ldae.cli.verbs.probe import HEADS as OFFERED
 from ldae.data.artefact import read_json
 from ldae.data.split import split_subjects
 from ldae.errors import InputError
+from ldae.evaluation.head_choice import HEADS
 from ldae.evaluation.probes import fit_probe, is_fitted, read_metrics
 from ldae.pipeline.embeddings import read_embeddings, write_embeddings
 from ldae.pipeline.head_folder import load_head
@@ -112,3 +114,30 @@ def test_what_cannot_be_predicted_is_said(embeddings: Path, tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError, match="ldae probe"):
         read_metrics(tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_head_is_offered() -> None:
+    assert tuple(HEADS) == OFFERED
+
+
+@pytest.mark.parametrize("head", ["density", "evidential"])
+def test_another_head_leads_along_the_linear_probe(head: str, embeddings: Path, tmp_path: Path) -> None:
+    linear = fit_probe(embeddings, target="diagnosis", out=tmp_path / "linear")
+    folder = fit_probe(embeddings, target="diagnosis", out=tmp_path / head, head=head)
+    fitted, frame = load_head(folder), read_embeddings(embeddings)
+    np.testing.assert_allclose(fitted.directions, load_head(linear).directions, atol=1e-9)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert {"p_AD", "u_vacuity", "u_dissonance", "u_epistemic"} < set(predictions.columns)
+    codes = frame.set_index("subject").loc[predictions["subject"], [f"y_{i:03d}" for i in range(SIZE)]]
+    chances = fitted.head.predict_proba(codes.to_numpy(dtype=float))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(chances[:, 0], predictions["p_AD"], atol=1e-9)
+    assert read_metrics(folder)["auc"] > 0.85
+
+
+def test_heads_that_do_not_suit_are_refused(embeddings: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="head must be linear for the numbers of 'age', got 'ladine'"):
+        fit_probe(embeddings, target="age", out=tmp_path / "age", head="ladine")
+    with pytest.raises(InputError, match="head must be one of linear, ladine"):
+        fit_probe(embeddings, target="diagnosis", out=tmp_path / "x", head="forest")
+    with pytest.raises(InputError, match="Run: ldae embed --depths"):
+        fit_probe(embeddings, target="diagnosis", out=tmp_path / "x", head="ladine", depths=True)

@@ -108,3 +108,16 @@ def test_backbone_arguments_are_checked() -> None:
         InputError, match=r"arguments of ldae.nets.backbones.ConvBackbone must be its arguments"
     ):
         make_backbone(BackboneConfig("ldae.nets.backbones.ConvBackbone", {"colour": 3}))
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("convnext_atto", [40, 80, 160, 320]), ("vit_tiny_patch16_224", [192] * 5)],
+)
+def test_depths_of_timm_backbones_are_stages_or_the_first_five_blocks(name: str, widths: list[int]) -> None:
+    from ldae.nets.backbones import TimmBackbone
+
+    backbone = TimmBackbone(name, pretrained=False).eval()
+    with torch.no_grad():
+        depths = backbone.depths(torch.rand(2, 1, 224, 224))
+    assert [tuple(depth.shape) for depth in depths] == [(2, width) for width in widths]

@@ -11,7 +11,7 @@ import pytest
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline import pipeline as pipeline_room
-from ldae.pipeline.embeddings import code_array, code_columns, embed_cohort, read_embeddings
+from ldae.pipeline.embeddings import code_array, code_columns, depth_array, embed_cohort, read_embeddings
 from ldae.pipeline.pipeline import LDAEPipeline
 
 
@@ -91,3 +91,25 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"y_000": [1.0]}).to_parquet(tmp_path / "c.parquet")
     with pytest.raises(CheckpointError, match="without its hashes"):
         read_embeddings(tmp_path / "c.parquet")
+
+
+def test_depths_stand_beside_the_code(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = read_embeddings(embed(run_dir, tmp_path / "plain.parquet"))
+    out = embed(run_dir, tmp_path / "deep.parquet", depths=True)
+    deep = read_embeddings(out)
+    np.testing.assert_allclose(code_array(deep), code_array(plain), atol=1e-6)
+    values, widths = depth_array(deep)
+    assert values.shape == (len(deep), sum(widths))
+    assert widths[-1] == code_array(plain).shape[1]
+    assert np.isfinite(values).all()
+    assert (values.std(axis=0) > 0).any()
+    with pytest.raises(InputError, match="Run: ldae embed --depths"):
+        depth_array(plain)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("networks were loaded")
+
+    monkeypatch.setattr(pipeline_room, "load_networks", fail)
+    embed(run_dir, out)  # a table with depths serves without
+    with pytest.raises(AssertionError, match="networks were loaded"):
+        embed(run_dir, tmp_path / "plain.parquet", depths=True)

@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="folder of preprocessed volumes, such as a run's cache"
     )
+    parser.add_argument(
+        "--depths", action="store_true", help="add the encoder's earlier depths, e1_000 and on, for heads"
+    )
     add_batch_size(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="compute the codes even if the same lie there"
@@ -47,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         cache=args.cache,
         overwrite=args.overwrite,
         progress=show_progress(),
+        depths=args.depths,
     )
     if args.scans:
         for path, novelty in zip(args.scans, load_pipeline(args).novelty(args.scans), strict=True):

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from ldae.cli.options import add_run_dir, add_seed
 
-HELP = "fit a linear head on embeddings and measure it on held-out subjects"
+HELP = "fit a head on embeddings and measure it on held-out subjects"
+
+
+# Named here, so that --help need not load what fits them; a test compares them to the heads.
+HEADS = ("linear", "ladine", "card", "evidential", "hac", "density")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--positive", metavar="CLASS", help="class that counts as positive (default: AD)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="head folder (default: heads/COLUMN of the run)"
+        "--head",
+        choices=HEADS,
+        default=HEADS[0],
+        help="linear probe, label diffusion ensemble (ladine; card: one member), Dirichlet heads "
+        "(evidential; hac: modulated first; density) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--depths", action="store_true", help="give ladine the encoder's depths of `ldae embed --depths`"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="head folder (default: heads/COLUMN or COLUMN-HEAD of the run)",
     )
     add_seed(parser)
 
@@ -37,10 +54,17 @@ def run(args: argparse.Namespace) -> int:
     folder = fit_probe(
         args.embeddings or args.run_dir / "embeddings.parquet",
         target=args.target,
-        out=args.out or args.run_dir / "heads" / args.target,
+        out=args.out or args.run_dir / "heads" / _folder_name(args),
         classes=args.classes,
         positive=args.positive,
         seed=args.seed,
+        head=args.head,
+        depths=args.depths,
     )
     print(f"Wrote {folder}")
     return 0
+
+
+def _folder_name(args: argparse.Namespace) -> str:
+    """The column, and the head unless it is the default."""
+    return str(args.target if args.head == HEADS[0] else f"{args.target}-{args.head}")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads by name, each made for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from ldae.errors import InputError
+from ldae.heads import (
+    DensityDirichletClassifier,
+    EvidentialClassifier,
+    LaDiNEClassifier,
+    LinearProbe,
+    RidgeProbe,
+)
+
+POSITIVE = "AD"
+LINEAR = "linear"
+DEPTH_HEADS = ("ladine",)
+
+
+class Classifier(Protocol):
+    """A head that tells classes apart."""
+
+    classes_: NDArray[Any]
+    positive_label_: Any
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Any: ...
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]: ...
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]: ...
+
+    def uncertainty(self, X: ArrayLike) -> pd.DataFrame: ...
+
+
+def _card(**settings: Any) -> LaDiNEClassifier:
+    """LaDiNE's setting with one member (arXiv 2206.07275)."""
+    return LaDiNEClassifier(members=1, **settings)
+
+
+def _hac(**settings: Any) -> EvidentialClassifier:
+    return EvidentialClassifier(modulation=True, **settings)
+
+
+HEADS: dict[str, Callable[..., Classifier]] = {
+    LINEAR: LinearProbe,
+    "ladine": LaDiNEClassifier,
+    "card": _card,
+    "evidential": EvidentialClassifier,
+    "hac": _hac,
+    "density": DensityDirichletClassifier,
+}
+
+
+def is_number(column: pd.Series[Any]) -> bool:
+    """Whether a column holds numbers to regress, rather than classes."""
+    return bool(is_numeric_dtype(column)) and not is_bool_dtype(column)
+
+
+def make_head(
+    name: str,
+    target: pd.Series[Any],
+    *,
+    positive: str | None = None,
+    seed: int = 0,
+    depths: Sequence[int] | None = None,
+) -> Classifier | RidgeProbe:
+    """The head of that name for a target: a ridge probe for numbers, and AD positive where it is a class.
+
+    Args:
+        name: One of `HEADS`.
+        target: The column to predict.
+        positive: The positive class of two.
+        seed: Seed of all that is random.
+        depths: Widths of the encoder's depths, for a head that takes them.
+
+    Raises:
+        InputError: No such head, or one that does not suit the target or depths.
+    """
+    if name not in HEADS:
+        raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
+    if depths is not None and name not in DEPTH_HEADS:
+        raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
+    if is_number(target):
+        if name != LINEAR:
+            raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
+        return RidgeProbe(random_state=seed)
+    if positive is None and POSITIVE in set(target):
+        positive = POSITIVE
+    settings: dict[str, Any] = {} if depths is None else {"depths": tuple(depths)}
+    return HEADS[name](positive_label=positive, random_state=seed, **settings)

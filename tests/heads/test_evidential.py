@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import dirichlet
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ldae.errors import CheckpointError, InputError
+from ldae.heads import EvidentialClassifier
+from ldae.heads.evidential_losses import (
+    LOSSES,
+    annealed,
+    dirichlet_loss,
+    kl_term,
+    kl_to_uniform,
+    log_det_fisher,
+    to_evidence,
+)
+from ldae.heads.modulation import HaC
+from ldae.heads.uncertainty import dirichlet_uncertainty
+
+QUICK = {"epochs": 15, "learning_rate": 0.05, "folds": 2}
+
+
+@parametrize_with_checks([EvidentialClassifier(**QUICK)], expected_failed_checks=lambda _: {})
+def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def blobs(classes: int = 2, *, per_class: int = 40, width: int = 6, distance: float = 2.0) -> Any:
+    generator = np.random.default_rng(0)
+    means = distance * generator.standard_normal((classes, width))
+    codes = means.repeat(per_class, 0) + generator.standard_normal((classes * per_class, width))
+    return codes, np.repeat(np.arange(classes), per_class)
+
+
+def test_uncertainties_of_known_concentrations() -> None:
+    told = dirichlet_uncertainty([[1, 1], [10, 10], [100, 1]])
+    expected = {
+        "vacuity": [1, 0.10, 0.02],
+        "dissonance": [0, 0.90, 0],
+        "entropy": [0.693, 0.693, 0.056],
+        "aleatoric": [0.500, 0.669, 0.051],
+        "epistemic": [0.193, 0.024, 0.004],
+        "least_confidence": [0.5, 0.5, 1 / 101],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(told[name], values, atol=6e-4 if name != "vacuity" else 2e-3)
+
+
+def test_uncertainties_against_scipy_and_samples() -> None:
+    alpha = np.array([2.0, 0.7, 5.0])
+    told = dirichlet_uncertainty(alpha[None]).iloc[0]
+    draws = dirichlet(alpha).rvs(200_000, random_state=0)
+    sampled = -(draws * np.log(np.maximum(draws, 1e-300))).sum(axis=1).mean()
+    assert told["aleatoric"] == pytest.approx(sampled, abs=3e-3)
+    assert told["differential_entropy"] == pytest.approx(dirichlet(alpha).entropy(), abs=1e-9)
+
+
+def test_kl_equals_monte_carlo_and_vanishes_at_the_uniform() -> None:
+    alpha = np.array([3.0, 1.5, 0.8])
+    draws = dirichlet(alpha).rvs(400_000, random_state=0).T
+    sampled = (dirichlet(alpha).logpdf(draws) - dirichlet(np.ones(3)).logpdf(draws)).mean()
+    assert float(kl_to_uniform(torch.tensor(alpha))) == pytest.approx(sampled, rel=0.005)
+    assert float(kl_to_uniform(torch.ones(4))) == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_are_the_integrals_that_they_stand_for() -> None:
+    alpha, y = torch.tensor([[4.0, 1.5, 2.5]]).double(), torch.tensor([0])
+    draws = dirichlet(alpha[0].numpy()).rvs(400_000, random_state=1)
+    one_hot = np.eye(3)[0]
+    assert float(dirichlet_loss(alpha, y, name="nll")) == pytest.approx(-np.log(draws[:, 0].mean()), rel=5e-3)
+    assert float(dirichlet_loss(alpha, y, name="ce")) == pytest.approx(-np.log(draws[:, 0]).mean(), rel=5e-3)
+    risk = ((one_hot - draws) ** 2).sum(axis=1).mean()
+    assert float(dirichlet_loss(alpha, y, name="mse")) == pytest.approx(risk, rel=5e-3)
+    mean = (alpha / alpha.sum()).numpy()[0]
+    assert float(dirichlet_loss(alpha, y, name="redl")) == pytest.approx(((one_hot - mean) ** 2).sum())
+    fisher = torch.diag(torch.polygamma(1, alpha[0])) - torch.polygamma(1, alpha.sum())
+    assert float(log_det_fisher(alpha)) == pytest.approx(float(torch.logdet(fisher)), rel=1e-9)
+
+
+def test_tilde_takes_off_the_evidence_of_the_true_class() -> None:
+    evidence, y = torch.tensor([[50.0, 0.0]]), torch.tensor([0])
+    assert float(kl_term(evidence, y, name="tilde", prior=1.0)) == pytest.approx(0, abs=1e-6)
+    assert float(kl_term(evidence, y, name="full", prior=1.0)) > 1
+    assert float(kl_term(evidence, y, name="none", prior=1.0)) == 0
+
+
+def test_evidence_and_annealing() -> None:
+    logits = torch.tensor([-100.0, 0.0, 100.0])
+    np.testing.assert_allclose(to_evidence(logits, name="exp"), np.exp([-10.0, 0.0, 10.0]), rtol=1e-6)
+    np.testing.assert_allclose(to_evidence(logits, name="softplus"), [0, np.log(2), 100], atol=1e-6)
+    assert [annealed(0.5, epoch=epoch, over=10) for epoch in (1, 5, 10, 50)] == [0.05, 0.25, 0.5, 0.5]
+    assert annealed(0.5, epoch=1, over=0) == 0.5
+
+
+@pytest.mark.parametrize(("classes", "cap"), [(2, 0.618), (3, 0.45), (4, 0.36)])
+def test_full_kl_at_weight_one_caps_the_probability(classes: int, cap: float) -> None:
+    def loss(evidence: float) -> float:
+        alpha = torch.ones(1, classes).double()
+        alpha[0, 0] += evidence
+        data = dirichlet_loss(alpha, torch.tensor([0]), name="nll")
+        return float(data + kl_to_uniform(alpha))
+
+    best = minimize_scalar(loss, bounds=(0, 50), method="bounded").x
+    assert (1 + best) / (classes + best) == pytest.approx(cap, abs=0.01)
+
+
+def test_fitted_head_keeps_to_the_cap_and_passes_it_at_the_default_weight() -> None:
+    codes, labels = blobs(distance=6.0)
+    settings = {"epochs": 60, "learning_rate": 0.05, "folds": 2, "weight_decay": 0.0}
+    pulled = EvidentialClassifier(kl_weight=1.0, anneal_epochs=0, **settings)
+    capped = pulled.fit(codes, labels).predict_proba(codes).max(axis=1).mean()
+    free = EvidentialClassifier(**settings).fit(codes, labels).predict_proba(codes).max(axis=1).mean()
+    assert 0.58 < capped < 0.65
+    assert free > 0.95
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
+def test_accuracy_on_real_data(load: Any) -> None:
+    features, labels = load(return_X_y=True)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    head = EvidentialClassifier(epochs=20, learning_rate=0.02, folds=2)
+    theirs = cross_val_score(reference, features, labels, cv=5).mean()
+    assert cross_val_score(head, features, labels, cv=5).mean() > theirs - 0.02
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("evidence", ["exp", "softplus"])
+def test_every_loss_learns_separable_classes(loss: Any, evidence: Any) -> None:
+    codes, labels = blobs(3)
+    head = EvidentialClassifier(loss=loss, evidence=evidence, kl="tilde", kl_weight=0.05, **QUICK)
+    head.fit(codes, labels)
+    assert head.score(codes, labels) > 0.95
+    assert head.uncertainty(codes)["vacuity"].between(0, 1).all()
+
+
+def test_modulation_starts_as_the_identity_and_learns_from_context() -> None:
+    code, context = torch.randn(1, 7, 4), torch.randn(1, 7, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(HaC(4, 2)(code, context), code, rtol=0, atol=0)
+    # The sign of the effect depends on the site, which a linear head of the code cannot know.
+    generator = np.random.default_rng(0)
+    codes, site = generator.standard_normal((400, 3)), generator.integers(0, 2, 400)
+    labels = (codes[:, 0] * (2 * site - 1) > 0).astype(int)
+    table = np.column_stack([codes, site])
+    settings = {"epochs": 40, "learning_rate": 0.03, "folds": 2}
+    plain = EvidentialClassifier(**settings).fit(table, labels)
+    aware = EvidentialClassifier(modulation=True, context=1, **settings).fit(table, labels)
+    assert plain.score(table, labels) < 0.65
+    assert aware.score(table, labels) > 0.9
+    unknown = np.column_stack([codes, np.full(400, np.nan)])
+    assert np.isfinite(aware.predict_proba(unknown)).all()
+    assert (
+        aware.uncertainty(unknown)["least_confidence"].mean()
+        > aware.uncertainty(table)["least_confidence"].mean()
+    )
+
+
+def test_a_scan_does_not_depend_on_its_batch() -> None:
+    codes, labels = blobs(3, width=40)
+    head = EvidentialClassifier(hidden=(32,), **QUICK).fit(codes, labels)
+    alone = np.concatenate([head.concentration(code[None]) for code in codes])
+    np.testing.assert_allclose(head.concentration(codes), alone, rtol=1e-12)
+
+
+def test_same_seed_same_head_and_the_world_untouched() -> None:
+    codes, labels = blobs()
+    before = torch.get_rng_state()
+    first, again = (EvidentialClassifier(**QUICK).fit(codes, labels) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(first.concentration(codes), again.concentration(codes))
+    other = EvidentialClassifier(random_state=1, **QUICK).fit(codes, labels)
+    assert np.abs(other.concentration(codes) - first.concentration(codes)).max() > 0
+
+
+def test_state_survives_json() -> None:
+    codes, labels = blobs()
+    names = np.array(["CN", "AD"])[labels]
+    table = np.column_stack([codes, labels])
+    head = EvidentialClassifier(modulation=True, context=1, hidden=(8,), positive_label="AD", **QUICK)
+    config, arrays = head.fit(table, names).state()
+    again = EvidentialClassifier.from_state(json.loads(json.dumps(config)), arrays)
+    np.testing.assert_array_equal(again.concentration(table), head.concentration(table))
+    assert again.classes_.tolist() == ["AD", "CN"]
+    assert again.positive_label_ == "AD"
+    with pytest.raises(CheckpointError, match="must be saved as arrays"):
+        EvidentialClassifier.from_state(config, {name: arrays[name] for name in list(arrays)[:-1]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"loss": "mae"}, "loss must be one of nll, ce, mse, iedl, redl, got 'mae'"),
+        ({"kl": "half"}, "kl must be one of full, tilde, none"),
+        ({"evidence": "relu"}, "evidence must be one of exp, softplus"),
+        ({"kl_weight": -1}, "kl_weight must be at least 0"),
+        ({"context": 9, "modulation": True}, "context must be between 0 and 5"),
+        ({"context": 1}, "context without modulation must be between 0 and 0"),
+        ({"folds": 50}, "must have at least 50 samples for 50 folds, got 40"),
+        ({"positive_label": "AD"}, "positive_label must be one of the classes"),
+    ],
+)
+def test_wrong_options_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        EvidentialClassifier(**settings).fit(*blobs())
+
+
+def test_bad_arrays_are_refused() -> None:
+    codes, labels = blobs()
+    holed = codes.copy()
+    holed[3, 0] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        EvidentialClassifier().fit(holed, labels)
+    with pytest.raises(InputError, match="NaN in a code"):
+        EvidentialClassifier(modulation=True, context=1).fit(holed, labels)
+    with pytest.raises(InputError, match="at least two classes, got one class"):
+        EvidentialClassifier().fit(codes, np.zeros(len(codes)))
+    head = EvidentialClassifier(**QUICK).fit(codes, labels)
+    with pytest.raises(InputError, match="X has 5 features, but EvidentialClassifier is expecting 6"):
+        head.predict(codes[:, :5])

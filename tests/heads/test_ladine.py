@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ldae.errors import CheckpointError, InputError
+from ldae.heads import LaDiNEClassifier
+from ldae.heads.label_diffusion import alpha_bar_table, ddim_step, noised, one_hot_posterior, sample_labels
+from ldae.heads.label_statistics import label_spread, probability_map, scan_iota
+from ldae.heads.ladine import diffuse, row_noise
+
+QUICK: dict[str, Any] = {
+    "epochs": 10,
+    "diffusion_steps": 50,
+    "learning_rate": 0.01,
+    "hidden": (32,),
+    "width": 16,
+    "folds": 2,
+}
+CHECKED = [LaDiNEClassifier(members=2, samples=5, **QUICK)]
+
+
+@parametrize_with_checks(CHECKED, expected_failed_checks=lambda _: {})
+def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def blobs(classes: int = 3, *, per_class: int = 40, width: int = 40, distance: float = 0.5) -> Any:
+    generator = np.random.default_rng(0)
+    means = distance * generator.standard_normal((classes, width))
+    codes = means.repeat(per_class, 0) + generator.standard_normal((classes * per_class, width))
+    return codes, np.repeat(np.arange(classes), per_class)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[LaDiNEClassifier, Any, Any]:
+    codes, labels = blobs()
+    return LaDiNEClassifier(members=3, samples=7, **QUICK).fit(codes, labels), codes, labels
+
+
+def analytic(chances: torch.Tensor, mean: torch.Tensor) -> Any:
+    """The exact E[y_0 | y_t] of one-hot labels with these probabilities."""
+
+    def model(label: torch.Tensor, level: int) -> torch.Tensor:
+        told = one_hot_posterior(label, mean, alpha_bar=alpha_bar_table()[level])
+        return torch.softmax(chances.log() + told, -1)
+
+    return model
+
+
+def mixture_codes(count: int = 6) -> torch.Tensor:
+    """p(y | x) of codes from three Gaussian classes with priors .5, .3, .2."""
+    codes = np.random.default_rng(0).standard_normal((count, 2))
+    means, priors = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]]), np.array([0.5, 0.3, 0.2])
+    logits = np.log(priors) - 0.5 * ((codes[:, None] - means) ** 2).sum(axis=2)
+    return torch.from_numpy(softmax(logits, axis=1))
+
+
+@pytest.mark.parametrize(("steps", "eta", "tolerance"), [(50, 0.0, 0.02), (20, 0.0, 0.05), (1000, 1.0, 0.02)])
+def test_an_analytic_denoiser_samples_the_known_probabilities(
+    steps: int, eta: float, tolerance: float
+) -> None:
+    chances = mixture_codes(6 if eta == 0 else 2)[:, None]
+    samples = 8000 if eta == 0 else 3000
+    mean = (chances + torch.tensor([0.1, -0.1, 0.0])).expand(-1, samples, -1)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(mean.shape, generator=generator).double()
+    fresh = torch.randn((steps - 1, *mean.shape), generator=generator).double() if eta else None
+    sampled = sample_labels(analytic(chances, mean), mean, noise=noise, steps=steps, eta=eta, fresh=fresh)
+    one_hot = (sampled.labels.round() - sampled.labels).abs() < 1e-3
+    assert one_hot.double().mean() > (0.9 if steps == 20 else 0.99)
+    shares = sampled.labels.round().mean(1)
+    torch.testing.assert_close(shares, chances[:, 0], atol=tolerance, rtol=0)
+    torch.testing.assert_close(sampled.first.mean(1), chances[:, 0], atol=2e-3, rtol=0)
+    torch.testing.assert_close(sampled.middle.mean(1), chances[:, 0], atol=tolerance, rtol=0)
+
+
+def test_exact_samples_have_a_cnpv_of_four_p_times_one_minus_p() -> None:
+    chances = mixture_codes(4)[:, None]
+    mean = chances.expand(-1, 8000, -1)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1)).double()
+    labels = sample_labels(analytic(chances, mean), mean, noise=noise, steps=50).labels
+    p = chances[:, 0].numpy()
+    spread = label_spread(labels[:, None].numpy(), predicted=p.argmax(axis=1), classes=["a", "b", "c"])
+    table = spread[["cnpv_a", "cnpv_b", "cnpv_c"]].to_numpy()
+    np.testing.assert_allclose(table, 4 * p * (1 - p), atol=0.04)
+    assert (spread["between"] == 0).all()
+
+
+def test_noising_is_the_marginal_of_the_one_step_kernel() -> None:
+    # y_t = sqrt(a) y_{t-1} + (1 - sqrt(a)) m + sqrt(b) eps, followed over mean and variance of y - m.
+    table = alpha_bar_table()
+    alpha = table / torch.cat([torch.ones(1).double(), table[:-1]])
+    signal, variance = torch.ones(1).double(), torch.zeros(1).double()
+    for step in alpha[:400]:
+        signal, variance = step.sqrt() * signal, step * variance + 1 - step
+    one, zero = torch.ones(1).double(), torch.zeros(1).double()
+    torch.testing.assert_close(noised(one, zero, alpha_bar=table[399]), signal)
+    torch.testing.assert_close(noised(zero, one, alpha_bar=table[399]), variance.sqrt())
+
+
+def test_a_full_ancestral_step_is_the_gaussian_posterior() -> None:
+    table, t = alpha_bar_table(), 500
+    now, after = float(table[t]), float(table[t - 1])
+    alpha, clean, residual = now / after, 0.7, -0.2
+    precision = alpha / (1 - alpha) + 1 / (1 - after)
+    mean = (alpha**0.5 * residual / (1 - alpha) + after**0.5 * clean / (1 - after)) / precision
+    ours, sigma = ddim_step(torch.tensor(residual), torch.tensor(clean), now=now, after=after, eta=1.0)
+    assert float(ours) == pytest.approx(mean, rel=1e-5)
+    assert sigma**2 == pytest.approx(1 / precision)
+
+
+@pytest.mark.parametrize("parametrisation", ["y0", "eps"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_batch_equals_the_loop_under_shared_noise(parametrisation: Any, eta: float) -> None:
+    codes, labels = blobs(per_class=10)
+    head = LaDiNEClassifier(members=2, samples=3, parametrisation=parametrisation, eta=eta, **QUICK)
+    head.fit(codes, labels)
+    rows = np.asarray(codes[:4], dtype=np.float64)
+    together = head.sample(rows)
+    drawn = row_noise(rows, (head.steps if eta else 1, 2, 3, 3), seed=head.seed_)
+    condition = head.denoiser_.condition(head._prior(rows), head._code(head._standardised(rows))[None])
+    for scan in range(4):
+        for sample in range(3):
+            one = drawn[scan : scan + 1, :, :, sample : sample + 1]
+            alone = diffuse(
+                head.denoiser_, condition.rows(scan, scan + 1), drawn=one, steps=head.steps, eta=eta
+            )
+            np.testing.assert_allclose(alone.labels[:, 0, 0], together[scan, :, sample], atol=1e-9)
+
+
+def test_a_scan_depends_neither_on_its_batch_nor_on_the_order(fitted: Any) -> None:
+    head, codes, _ = fitted
+    together = head.sample(codes[:40])
+    np.testing.assert_allclose(head.sample(codes[:40][::-1])[::-1], together, atol=1e-9)
+    alone = np.concatenate([head.sample(code[None]) for code in codes[:5]])
+    np.testing.assert_allclose(alone, together[:5], atol=1e-9)
+    proba = head.predict_proba(codes)
+    np.testing.assert_allclose(head.predict_proba(codes[7:8]), proba[7:8], atol=1e-12)
+
+
+def test_same_seed_same_head(fitted: Any) -> None:
+    head, codes, labels = fitted
+    before = torch.get_rng_state()
+    again = LaDiNEClassifier(members=3, samples=7, **QUICK).fit(codes, labels)
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(again.sample(codes[:9]), head.sample(codes[:9]))
+
+
+def test_uncertainty_splits_the_variance(fitted: Any) -> None:
+    head, codes, _ = fitted
+    told, labels = head.uncertainty(codes), head.sample(codes).clip(0, 1)
+    own = head.predict_proba(codes).argmax(axis=1)
+    variance = labels.reshape(len(codes), -1, 3).var(axis=1)[np.arange(len(codes)), own]
+    np.testing.assert_allclose(told["within"] + told["between"], variance, atol=1e-12)
+    np.testing.assert_allclose(told["cnpv"], 4 * variance, atol=1e-12)
+    assert told.columns.tolist()[:6] == ["cpiw", "cnpv", "within", "between", "entropy", "least_confidence"]
+    assert {"cpiw_0", "cnpv_2"} < set(told.columns)
+
+
+def test_iota_recovers_the_frequencies_of_exact_samples_and_the_cap_of_the_other_map() -> None:
+    labels = np.eye(2)[[0] * 7 + [1] * 3][None, None]
+    assert probability_map(labels, iota=0.1737)[0, 0] == pytest.approx(0.70, abs=0.005)
+    assert probability_map(labels, iota=0.1737, mean_first=True)[0, 0] == pytest.approx(0.91, abs=0.005)
+    sure = np.eye(4)[:1][None, None]
+    for iota, cap in ((0.1737, 0.991), (0.3162, 0.887)):
+        assert probability_map(sure, iota=iota)[0, 0] == pytest.approx(cap, abs=0.001)
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, 500)
+    wrong = np.where(generator.random(500) < 0.2, 1 - truth, truth)
+    sampled = np.eye(2)[wrong][:, None, None]
+    mapped = probability_map(sampled, iota=scan_iota(sampled, truth))
+    assert mapped.max() == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("probability", ["map", "map_of_mean"])
+def test_the_other_rules_are_probabilities_and_as_accurate(fitted: Any, probability: Any) -> None:
+    head, codes, labels = fitted
+    ruled = LaDiNEClassifier(members=3, samples=7, probability=probability, **QUICK).fit(codes, labels)
+    chances = ruled.predict_proba(codes)
+    np.testing.assert_allclose(chances.sum(axis=1), 1)
+    assert ruled.score(codes, labels) > head.score(codes, labels) - 0.05
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, pytest.param(load_digits, marks=pytest.mark.slow)])
+def test_accuracy_on_real_data(load: Any) -> None:
+    features, labels = load(return_X_y=True)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    head = LaDiNEClassifier(**{**QUICK, "diffusion_steps": 100})
+    theirs = cross_val_score(reference, features, labels, cv=5).mean()
+    assert cross_val_score(head, features, labels, cv=5).mean() > theirs - 0.02
+
+
+def test_depths_are_the_columns_of_the_members() -> None:
+    codes, labels = blobs()
+    noise = np.random.default_rng(1).standard_normal((len(codes), 8))
+    table = np.column_stack([noise, codes])
+    head = LaDiNEClassifier(depths=(8, 40), **QUICK).fit(table, labels)
+    assert [len(own) for own in head.columns_] == [8, 40]
+    told = head.member_probabilities(table)
+    np.testing.assert_allclose(told.sum(axis=2), 1)
+    right = (told.argmax(axis=2) == labels[:, None]).mean(axis=0)
+    assert right[1] > 0.9 > right[0] + 0.1
+    assert LaDiNEClassifier(depths=(8, 40), members=1, **QUICK).fit(table, labels).sample(table).shape[1] == 1
+
+
+def test_state_survives_json(fitted: Any) -> None:
+    head, codes, _ = fitted
+    config, arrays = head.state()
+    again = LaDiNEClassifier.from_state(json.loads(json.dumps(config)), arrays)
+    np.testing.assert_array_equal(again.sample(codes[:5]), head.sample(codes[:5]))
+    np.testing.assert_array_equal(again.predict_proba(codes), head.predict_proba(codes))
+    assert again.iota_ == head.iota_
+    with pytest.raises(CheckpointError, match="must be a LaDiNEClassifier, got LinearProbe"):
+        LaDiNEClassifier.from_state({**config, "head": "LinearProbe"}, arrays)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"depths": (10, 30), "members": 3}, "members must be at most the 2 depths given, got 3"),
+        ({"depths": (10, 20)}, "depths must be widths that add up to the 40 columns of X"),
+        ({"steps": 5}, "steps must be 1, or between 10 and 1000, got 5"),
+        ({"parametrisation": "v"}, "parametrisation must be one of y0, eps, got 'v'"),
+        ({"probability": "vote"}, "probability must be one of expectation, map, map_of_mean"),
+        ({"eta": 2}, "eta must be between 0 and 1"),
+        ({"members": 0}, "members must be at least 1"),
+        ({"folds": 41}, "must have at least 41 samples for 41 folds, got 40"),
+    ],
+)
+def test_wrong_options_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        LaDiNEClassifier(**settings).fit(*blobs())
+
+
+def test_bad_arrays_are_refused(fitted: Any) -> None:
+    head, codes, _ = fitted
+    with pytest.raises(InputError, match="at least two classes, got one class"):
+        LaDiNEClassifier().fit(codes, np.zeros(len(codes)))
+    with pytest.raises(InputError, match="X has 39 features, but LaDiNEClassifier is expecting 40"):
+        head.predict(codes[:, :39])
+    with pytest.raises(InputError, match="NaN"):
+        head.predict(np.full((1, 40), np.nan))
