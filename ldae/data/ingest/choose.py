@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ldae.data.ingest.manifest import Rejected
+from ldae.data.ingest.manifest import RejectionError
 from ldae.errors import InputError
 
 # Filters of the scanner's own reconstruction leave an image as acquired.
@@ -44,18 +44,18 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
         "name" or "header".
 
     Raises:
-        Rejected: It is something else.
+        RejectionError: It is something else.
     """
     rules = contrast_rules()
     kinds = [str(word).upper() for word in header["image_type"]]
     words = str(header["words"]).lower()
     if header["modality"] not in ("MR", ""):
-        raise Rejected("extract", "not MR")
+        raise RejectionError("extract", "not MR")
     if "LOCALIZER" in kinds or _any(rules["localiser"], words):
-        raise Rejected("extract", "localiser")
+        raise RejectionError("extract", "localiser")
     made = kinds[:1] == ["DERIVED"] and not ACQUIRED & set(kinds)
     if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
-        raise Rejected("extract", "derived")
+        raise RejectionError("extract", "derived")
     return choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
 
 
@@ -63,7 +63,7 @@ def choose_by_words(words: str, *, contrast: str) -> str:
     """ "name" if the words tell the contrast wanted, "" if they tell none.
 
     Raises:
-        Rejected: They tell another one.
+        RejectionError: They tell another one.
     """
     rules = contrast_rules()["contrasts"]
     words = words.lower()
@@ -73,7 +73,7 @@ def choose_by_words(words: str, *, contrast: str) -> str:
     if contrast in hits:
         return "name"
     if hits or _any(rules[contrast]["not"], words):
-        raise Rejected("extract", f"not {contrast}")
+        raise RejectionError("extract", f"not {contrast}")
     return ""
 
 
@@ -83,10 +83,10 @@ def _by_header(header: Mapping[str, Any], contrast: str) -> str:
         low, high = rule.get(name, (None, None))
         value = header[name]
         if low is not None and (value is None or not low <= value <= high):
-            raise Rejected("extract", f"not {contrast}")
+            raise RejectionError("extract", f"not {contrast}")
     scanning = "scanning" in rule and rule["scanning"] not in header["scanning"]
     if scanning or (rule.get("three_d") and not header["three_d"]):
-        raise Rejected("extract", f"not {contrast}")
+        raise RejectionError("extract", f"not {contrast}")
     return "header"
 
 

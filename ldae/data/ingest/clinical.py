@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clinical visits out of a table or a BIDS dataset, under pseudonyms and with shifted dates from the start."""
+"""Clinical visits of a table or a BIDS dataset, under pseudonyms and with shifted dates from the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldae.data.bids import AGE_COLUMNS, DIAGNOSIS_COLUMNS
 from ldae.data.ingest.deidentify import Pseudonyms, parse_date
 from ldae.data.ingest.headers import capped_age, number, sex_letter
 from ldae.data.ingest.labels import Label, Vocabulary
-from ldae.data.ingest.manifest import Rejected
+from ldae.data.ingest.manifest import RejectionError
 from ldae.data.table import is_missing, read_table
 from ldae.errors import InputError
 
@@ -58,7 +58,8 @@ def read_clinical(path: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> l
     lower = {name.lower(): name for name in table.header}
     if not any(name in lower for name in SUBJECT_COLUMNS):
         raise InputError(
-            f"A clinical table must have a column of {', '.join(SUBJECT_COLUMNS)}, got {table.header} in {path}."
+            f"A clinical table must have a column of {', '.join(SUBJECT_COLUMNS)}, "
+            f"got {table.header} in {path}."
         )
     rows = [dict(zip(map(str.lower, table.header), cells, strict=True)) for cells in table.rows]
     visits = (_visit(row, names=names, vocabulary=vocabulary) for row in rows)
@@ -69,7 +70,7 @@ def _visit(row: Mapping[str, str], *, names: Pseudonyms, vocabulary: Vocabulary)
     original = _cell(row, SUBJECT_COLUMNS).removeprefix("sub-")
     try:
         subject = names.subject(original)
-    except Rejected:
+    except RejectionError:
         return None
     when = parse_date(_cell(row, DATE_COLUMNS))
     return Visit(

@@ -24,7 +24,7 @@ from ldae.data.ingest.deidentify import Pseudonyms, check_burned_in, deidentify_
 from ldae.data.ingest.discover import Item, sidecars
 from ldae.data.ingest.extras import need
 from ldae.data.ingest.headers import series_header
-from ldae.data.ingest.manifest import Rejected
+from ldae.data.ingest.manifest import RejectionError
 from ldae.data.ingest.slices import Slice, check_converted, check_stack, read_slices
 from ldae.data.nifti import open_scan, read_voxels
 from ldae.errors import InputError
@@ -66,12 +66,12 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     """The volume of a DICOM series.
 
     Raises:
-        Rejected: The series is not wanted, not whole, or does not survive the checks.
+        RejectionError: The series is not wanted, not whole, or does not survive the checks.
     """
     pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
     datasets = [_read(pydicom, path) for path in item.paths]
     if not any("Rows" in dataset for dataset in datasets):
-        raise Rejected("extract", "no images")
+        raise RejectionError("extract", "no images")
     chosen = choose_series(series_header(datasets[0]), contrast=contrast)
     subject = names.subject(subject_of(datasets))
     slices = read_slices(datasets)
@@ -96,14 +96,14 @@ def _read(pydicom: Any, path: Path) -> Any:
     try:
         return pydicom.dcmread(path, force=True)
     except Exception as error:
-        raise Rejected("extract", "damaged file", detail=f"{path}: {error}") from error
+        raise RejectionError("extract", "damaged file", detail=f"{path}: {error}") from error
 
 
 def subject_of(datasets: Sequence[Any]) -> str:
     """The patient's identifier, else name and birth date.
 
     Raises:
-        Rejected: There are several, or none.
+        RejectionError: There are several, or none.
     """
     found = {str(dataset.get("PatientID", "")).strip() for dataset in datasets}
     if found == {""}:
@@ -112,9 +112,9 @@ def subject_of(datasets: Sequence[Any]) -> str:
             for dataset in datasets
         }
     if len(found) > 1:
-        raise Rejected("extract", "several patients in one series")
+        raise RejectionError("extract", "several patients in one series")
     if found == {""}:
-        raise Rejected("analyse", "no patient identifier")
+        raise RejectionError("analyse", "no patient identifier")
     return found.pop()
 
 
@@ -122,7 +122,7 @@ def _check_count(dataset: Any, stack: Sequence[Slice]) -> None:
     """Slices missing at an end leave even distances; only the header knows."""
     noted = int(dataset.get("ImagesInAcquisition") or 0)
     if noted > len(stack):
-        raise Rejected("extract", "missing slices: fewer than the header notes")
+        raise RejectionError("extract", "missing slices: fewer than the header notes")
 
 
 def _convert(datasets: Sequence[Any], *, names: Pseudonyms, subject: str, scratch: Path) -> Volume:
@@ -153,13 +153,13 @@ def _dcm2niix(folder: Path) -> Volume:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
     except subprocess.TimeoutExpired as error:
-        raise Rejected("extract", "converter took too long") from error
+        raise RejectionError("extract", "converter took too long") from error
     made = sorted(folder.glob("*.nii"))
     if len(made) != 1:
-        raise Rejected("extract", f"converter made {len(made)} volumes", detail=done.stdout[-2000:])
+        raise RejectionError("extract", f"converter made {len(made)} volumes", detail=done.stdout[-2000:])
     image = nib.load(made[0])
     if not isinstance(image, nib.Nifti1Image) or len(image.shape) != 3:
-        raise Rejected("extract", "converter made no 3D volume")
+        raise RejectionError("extract", "converter made no 3D volume")
     return Volume(image.get_fdata(dtype=np.float32), np.asarray(image.affine, dtype=np.float64))
 
 
@@ -167,19 +167,19 @@ def extract_nifti(item: Item, *, contrast: str, min_slices: int) -> Volume:
     """The volume of a NIfTI file.
 
     Raises:
-        Rejected: The file is not wanted or not readable.
+        RejectionError: The file is not wanted or not readable.
     """
     path = item.paths[0]
     chosen = choose_by_words(path.name, contrast=contrast)
     if not chosen and item.kind == "bids":
-        raise Rejected("extract", f"not {contrast}")
+        raise RejectionError("extract", f"not {contrast}")
     try:
         image = open_scan(path)
         voxels = read_voxels(image, path)
     except (InputError, FileNotFoundError) as error:
-        raise Rejected("extract", "not a whole, readable 3D scan", detail=str(error)) from error
+        raise RejectionError("extract", "not a whole, readable 3D scan", detail=str(error)) from error
     if min(voxels.shape) < min_slices:
-        raise Rejected("extract", "too few slices")
+        raise RejectionError("extract", "too few slices")
     flags = [] if chosen else ["contrast not told by the name"]
     check_burned_in(voxels)
     return Volume(voxels, np.asarray(image.affine, dtype=np.float64), flags)
@@ -191,6 +191,6 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         try:
             document = json.loads(sidecar.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise Rejected("analyse", "sidecar is not JSON", detail=str(sidecar)) from error
+            raise RejectionError("analyse", "sidecar is not JSON", detail=str(sidecar)) from error
         return document if isinstance(document, dict) else {}
     return {}

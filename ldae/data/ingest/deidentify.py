@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.data.ingest.extras import need
-from ldae.data.ingest.manifest import Rejected
+from ldae.data.ingest.manifest import RejectionError
 from ldae.errors import InputError
 
 # Longest shift, about ten years; every subject's lies in the past.
@@ -60,13 +60,15 @@ class Pseudonyms:
         """Label of a subject, letters and digits after "sub-".
 
         Raises:
-            Rejected: Labels are kept and this one is no BIDS label.
+            RejectionError: Labels are kept and this one is no BIDS label.
         """
         original = original.strip()
         if self.keep:
             label = original.removeprefix("sub-")
             if not re.fullmatch(r"[A-Za-z0-9]+", label):
-                raise Rejected("process", "subject's label is not letters and digits only", detail=original)
+                raise RejectionError(
+                    "process", "subject's label is not letters and digits only", detail=original
+                )
             return f"sub-{label}"
         return f"sub-{self.digest('subject', original).hex()[:12]}"
 
@@ -96,7 +98,8 @@ def open_key(path: Path, *, out: Path, keep: bool) -> Pseudonyms:
         write_key(path, {"secret": secrets.token_hex(32)})
     if path.stat().st_mode & 0o077:
         raise InputError(
-            f"The key must be readable by its owner only, got mode {path.stat().st_mode & 0o777:o} in {path}. "
+            f"The key must be readable by its owner only, got mode {path.stat().st_mode & 0o777:o} "
+            f"in {path}. "
             f"Run: chmod 600 {path}"
         )
     try:
@@ -146,7 +149,9 @@ def deidentify_dataset(dataset: Any, *, names: Pseudonyms, subject: str) -> None
     levels = [dataset]
     while levels:
         level = levels.pop()
-        anonymizer.anonymize_dataset(level, base_rules_gen=lambda: dict(rules))
+        # Rules for elements that are not there cost most of the time; those of repeating groups stay.
+        present = {tag: act for tag, act in rules.items() if len(tag) > 2 or tag[0] == 2 or tag in level}
+        anonymizer.anonymize_dataset(level, base_rules_gen=partial(dict, present))
         levels += [item for element in level if element.VR == "SQ" for item in element.value]
 
 
@@ -191,10 +196,10 @@ def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
         declared: The element Burned In Annotation (0028,0301), if there is one.
 
     Raises:
-        Rejected: The header says so, or the pixels look like it.
+        RejectionError: The header says so, or the pixels look like it.
     """
     if declared.strip().upper() == "YES":
-        raise Rejected("process", "burned-in text (0028,0301)")
+        raise RejectionError("process", "burned-in text (0028,0301)")
     top = float(voxels.max())
     bright = voxels >= top
     dark = voxels < float(voxels.min()) + DARK * (top - float(voxels.min()))
@@ -204,4 +209,4 @@ def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
             beside |= np.roll(dark, step, axis=axis)
     share = int((bright & beside).sum())
     if share >= LETTERS and share > 0.5 * int(bright.sum()):
-        raise Rejected("process", "burned-in text suspected in the pixels")
+        raise RejectionError("process", "burned-in text suspected in the pixels")

@@ -71,6 +71,7 @@ def read_vocabulary(path: Path | None = None) -> Vocabulary:
             re.compile(pattern)
     except (yaml.YAMLError, re.error, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"A vocabulary must hold diagnoses: {{NAME: [patterns]}} and negation: [patterns], got {path}: {error}."
+            "A vocabulary must hold diagnoses: {NAME: [patterns]} and negation: [patterns], "
+            f"got {path}: {error}."
         ) from error
     return Vocabulary(rules, negation)

@@ -21,7 +21,7 @@ WORK = ".ingest"
 Step = Literal["extract", "analyse", "process", "match", "review"]
 
 
-class Rejected(Exception):
+class RejectionError(Exception):
     """An item that is left out.
 
     Args:
@@ -74,7 +74,7 @@ class Record:
         """Whether it is still in."""
         return not self.reason
 
-    def reject(self, error: Rejected) -> None:
+    def reject(self, error: RejectionError) -> None:
         """Take it out."""
         self.step, self.reason, self.detail = error.step, error.reason, error.detail
 

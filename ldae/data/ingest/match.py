@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 from ldae.data.ingest.clinical import Visit
-from ldae.data.ingest.manifest import Record, Rejected
+from ldae.data.ingest.manifest import Record, RejectionError
 from ldae.data.split import natural_key
 
 
@@ -47,10 +47,10 @@ def _reject_duplicates(records: Sequence[Record]) -> None:
     for group in same.values():
         if len({record.subject for record in group}) > 1:
             for record in group:
-                record.reject(Rejected("match", "same image under several subjects"))
+                record.reject(RejectionError("match", "same image under several subjects"))
         for record in group[1:]:
             if record.accepted:
-                record.reject(Rejected("match", "duplicate of another item"))
+                record.reject(RejectionError("match", "duplicate of another item"))
 
 
 def _reject_second_scans(records: Sequence[Record]) -> None:
@@ -62,7 +62,7 @@ def _reject_second_scans(records: Sequence[Record]) -> None:
         best = min(group, key=lambda record: (_voxel(record), -record.quality["snr"], record.item))
         for record in group:
             if record is not best:
-                record.reject(Rejected("match", "another scan of the visit was taken"))
+                record.reject(RejectionError("match", "another scan of the visit was taken"))
         if len(group) > 1:
             best.flags.append(f"chosen among {len(group)} scans of the visit")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Items side by side in processes, so that one that brings its process down does not take the others along."""
+"""Items side by side in processes, so that one that kills its own does not take the others along."""
 
 from __future__ import annotations
 

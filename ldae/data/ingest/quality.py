@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ldae.data.artefact import atomic_path
 
-# Standard deviation of Rician noise in air, as a share of the underlying Gaussian's (Gudbjartsson and Patz, 1995).
+# Standard deviation of Rician noise in air over the underlying Gaussian's (Gudbjartsson and Patz, 1995).
 RAYLEIGH = 0.6551
 SLICES = 7
 HEIGHT = 110

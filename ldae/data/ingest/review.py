@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ldae import __version__
 from ldae.data.artefact import atomic_path
-from ldae.data.ingest.manifest import Record, Rejected, Work
+from ldae.data.ingest.manifest import Record, RejectionError, Work
 from ldae.data.table import read_table
 from ldae.errors import InputError
 
@@ -81,7 +81,7 @@ def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[
                 continue
             applied.add(scan)
             if word == "reject" and record.accepted:
-                record.reject(Rejected("review", "rejected by a reviewer"))
+                record.reject(RejectionError("review", "rejected by a reviewer"))
             elif record.accepted:
                 record.step = "review"
     result: dict[str, Any] = {"applied": len(applied), "unknown": unknown}

@@ -17,7 +17,7 @@ from ldae.data.ingest.clinical import Visit, read_bids_visits, read_clinical, sc
 from ldae.data.ingest.deidentify import Pseudonyms, open_key, read_key, write_key
 from ldae.data.ingest.discover import Found, Item, discover
 from ldae.data.ingest.labels import Vocabulary, read_vocabulary
-from ldae.data.ingest.manifest import MANIFEST, Record, Rejected, Work, count_reasons, write_manifest
+from ldae.data.ingest.manifest import MANIFEST, Record, RejectionError, Work, count_reasons, write_manifest
 from ldae.data.ingest.match import match
 from ldae.data.ingest.pool import each
 from ldae.data.ingest.publish import publish
@@ -120,7 +120,7 @@ def ingest(
     found = discover(source, names=names, out=out, progress=progress)
     visits = _visits(source, clinical, bids=found.bids, names=names, vocabulary=words)
     rules = Rules(out, names, contrast, min_slices, words, _dates(source, found))
-    shutil.rmtree(Work(out).root / "scratch", ignore_errors=True)
+    _sweep(out)
     records = each(
         partial(run_item, rules=rules), found.items, jobs=jobs, lost=_lost, name="scans", progress=progress
     )
@@ -135,6 +135,13 @@ def ingest(
     summary = _summary(records, found, cohort=cohort, page=page, review=review, key=key)
     write_json(out / SUMMARY, summary.to_dict())
     return summary
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half written."""
+    shutil.rmtree(Work(out).root / "scratch", ignore_errors=True)
+    for path in out.rglob(".partial-*"):
+        path.unlink()
 
 
 def _visits(
@@ -155,7 +162,7 @@ def _dates(source: Path, found: Found) -> dict[str, str]:
 
 def _lost(item: Item) -> Record:
     record = Record(item=item.name, source=item.kind, files=len(item.paths))
-    record.reject(Rejected("extract", "failed: its process died"))
+    record.reject(RejectionError("extract", "failed: its process died"))
     return record
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.data.ingest.manifest import Rejected
+from ldae.data.ingest.manifest import RejectionError
 
 # How far slices may lie from an even row of positions, as a share of their distance.
 UNEVEN = 0.02
@@ -28,7 +28,7 @@ class Slice:
     """One frame.
 
     Attributes:
-        affine: (row index, column index, 0) to world millimetres, RAS+, [4, 4]; the third column is the normal.
+        affine: (row, column, 0) to world millimetres, RAS+, [4, 4]; the third column is the normal.
         pixels: Rescaled, float32 [rows, columns].
         source: Which dataset it came from.
         echo: Echo time in ms, or None.
@@ -49,19 +49,19 @@ def read_slices(datasets: Sequence[Any]) -> list[Slice]:
     """Every frame of a series; classic files have one, enhanced files many.
 
     Raises:
-        Rejected: Pixels or geometry are missing or damaged.
+        RejectionError: Pixels or geometry are missing or damaged.
     """
     frames: list[Slice] = []
     for number, dataset in enumerate(datasets):
         try:
             pixels = np.asarray(dataset.pixel_array)
         except Exception as error:
-            raise Rejected("extract", "damaged pixel data", detail=str(error)) from error
+            raise RejectionError("extract", "damaged pixel data", detail=str(error)) from error
         shared = _first(dataset, "SharedFunctionalGroupsSequence")
         groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
         stack = pixels[None] if pixels.ndim == 2 else pixels
         if stack.ndim != 3 or len(stack) != len(groups):
-            raise Rejected("extract", "pixels are no grey-scale slices")
+            raise RejectionError("extract", "pixels are no grey-scale slices")
         for picture, own in zip(stack, groups, strict=True):
             frames.append(_frame(dataset, picture, levels=(own, shared), source=number))
     return frames
@@ -79,7 +79,7 @@ def _frame(dataset: Any, picture: NDArray[Any], *, levels: tuple[Any, ...], sour
         down, right = (float(value) for value in measures.PixelSpacing)
         corner = np.asarray(position.ImagePositionPatient, dtype=float)
     except (AttributeError, TypeError, ValueError) as error:
-        raise Rejected("extract", "slices without position, orientation or spacing") from error
+        raise RejectionError("extract", "slices without position, orientation or spacing") from error
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_column * down, along_row * right
     affine[:3, 2], affine[:3, 3] = np.cross(along_row, along_column), corner
@@ -109,31 +109,31 @@ def check_stack(slices: Sequence[Slice], *, min_slices: int) -> tuple[list[int],
         Indices of the slices to keep, and how many were exact duplicates of kept ones.
 
     Raises:
-        Rejected: Too few, of several geometries or echoes, repeated, missing, or tilted.
+        RejectionError: Too few, of several geometries or echoes, repeated, missing, or tilted.
     """
     first = slices[0]
     for one in slices[1:]:
         same = one.pixels.shape == first.pixels.shape and one.echo == first.echo
         if not same or np.abs(one.affine[:3, :3] - first.affine[:3, :3]).max() > 1e-3:
-            raise Rejected("extract", "slices of several geometries or echoes in one series")
+            raise RejectionError("extract", "slices of several geometries or echoes in one series")
     order = sorted(range(len(slices)), key=lambda index: slices[index].height)
     kept = [order[0]]
     for index in order[1:]:
         if slices[index].height - slices[kept[-1]].height > 1e-3:
             kept.append(index)
         elif not np.array_equal(slices[index].pixels, slices[kept[-1]].pixels):
-            raise Rejected("extract", "several slices at one position")
+            raise RejectionError("extract", "several slices at one position")
     if len(kept) < min_slices:
-        raise Rejected("extract", "too few slices")
+        raise RejectionError("extract", "too few slices")
     corners = np.stack([slices[index].affine[:3, 3] for index in kept])
     steps = np.diff(corners, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
     typical = float(np.median(lengths))
     if np.abs(lengths - typical).max() > UNEVEN * typical + 1e-3:
-        raise Rejected("extract", "missing slices: distances between slices differ")
+        raise RejectionError("extract", "missing slices: distances between slices differ")
     row = corners[-1] - corners[0]
     if abs(float(row @ first.affine[:3, 2])) < UPRIGHT * float(np.linalg.norm(row)):
-        raise Rejected("extract", "tilted stack: slices are not stacked along their normal")
+        raise RejectionError("extract", "tilted stack: slices are not stacked along their normal")
     return kept, len(slices) - len(kept)
 
 
@@ -143,10 +143,10 @@ def check_converted(
     """Hold a converted volume against the slices: every pixel must stand where its slice says.
 
     Raises:
-        Rejected: A slice lies elsewhere or has other values.
+        RejectionError: A slice lies elsewhere or has other values.
     """
     if voxels.size != sum(one.pixels.size for one in slices):
-        raise Rejected("extract", "conversion lost or added voxels")
+        raise RejectionError("extract", "conversion lost or added voxels")
     back = np.linalg.inv(affine)
     for one in slices:
         to_voxel = back @ one.affine
@@ -154,9 +154,9 @@ def check_converted(
         points = to_voxel[:3, [0, 1]] @ np.stack([rows.ravel(), columns.ravel()]) + to_voxel[:3, 3:]
         nearest = np.rint(points).astype(int)
         if np.abs(points - nearest).max() > 0.05 or (nearest < 0).any():
-            raise Rejected("extract", "conversion moved voxels")
+            raise RejectionError("extract", "conversion moved voxels")
         if (nearest >= np.array(voxels.shape)[:, None]).any():
-            raise Rejected("extract", "conversion moved voxels")
+            raise RejectionError("extract", "conversion moved voxels")
         found = voxels[tuple(nearest)].reshape(one.pixels.shape)
         if not np.allclose(found, one.pixels, rtol=1e-4, atol=1e-3 * float(np.ptp(one.pixels)) + 1e-6):
-            raise Rejected("extract", "conversion changed values")
+            raise RejectionError("extract", "conversion changed values")

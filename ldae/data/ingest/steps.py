@@ -15,7 +15,7 @@ from ldae.data.ingest.discover import Item
 from ldae.data.ingest.extras import need
 from ldae.data.ingest.headers import capped_age, dicom_age, dicom_facts, sidecar_facts
 from ldae.data.ingest.labels import Vocabulary
-from ldae.data.ingest.manifest import Record, Rejected, Work
+from ldae.data.ingest.manifest import Record, RejectionError, Work
 from ldae.data.ingest.quality import draw_mosaic, measure
 from ldae.data.nifti import load_image, write_on_affine
 
@@ -46,10 +46,10 @@ def run_item(item: Item, rules: Rules) -> Record:
     record = Record(item=item.name, source=item.kind, files=len(item.paths))
     try:
         _run(item, rules, record=record)
-    except Rejected as error:
+    except RejectionError as error:
         record.reject(error)
     except Exception as error:
-        record.reject(Rejected(record.step, f"failed: {type(error).__name__}", detail=str(error)))
+        record.reject(RejectionError(record.step, f"failed: {type(error).__name__}", detail=str(error)))
     return record
 
 
@@ -62,7 +62,7 @@ def _run(item: Item, rules: Rules, *, record: Record) -> None:
     if "reason" not in found and not volume.is_file():
         found = extract()
     if "reason" in found:
-        raise Rejected(found["step"], found["reason"], detail=record.detail)
+        raise RejectionError(found["step"], found["reason"], detail=record.detail)
     record.content, record.flags = found["content"], list(found["flags"])
     record.facts = dict(found["geometry"])
     record.step = "analyse"
@@ -98,7 +98,7 @@ def _extract(item: Item, rules: Rules, *, record: Record) -> dict[str, Any]:
             )
         else:
             volume = extract_nifti(item, contrast=rules.contrast, min_slices=rules.min_slices)
-    except Rejected as error:
+    except RejectionError as error:
         record.detail = error.detail
         return {"step": error.step, "reason": error.reason}
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,6 @@ from numpy.typing import NDArray
 
 pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
-from pydicom.uid import JPEGLSLossless, RLELossless
-
-from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
-from ldae.data.ingest.deidentify import Pseudonyms
-from ldae.data.ingest.discover import discover
-from ldae.data.ingest.manifest import Rejected
 from dicom_series import (
     IMPLICIT,
     Export,
@@ -28,6 +22,12 @@ from dicom_series import (
     write_enhanced,
     write_series,
 )
+from pydicom.uid import JPEGLSLossless, RLELossless
+
+from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
+from ldae.data.ingest.deidentify import Pseudonyms
+from ldae.data.ingest.discover import discover
+from ldae.data.ingest.manifest import RejectionError
 
 NAMES = Pseudonyms(b"a key for tests")
 VOXELS = head()
@@ -121,7 +121,7 @@ def test_a_repeated_slice_is_left_out_and_told(tmp_path: Path) -> None:
 )
 def test_unwanted_or_broken_series_have_a_reason(tmp_path: Path, export: Export, reason: str) -> None:
     write_series(tmp_path / "in", VOXELS, straight(), export=export)
-    with pytest.raises(Rejected, match=reason):
+    with pytest.raises(RejectionError, match=reason):
         extracted(tmp_path / "in")
 
 
@@ -129,7 +129,7 @@ def test_a_tilted_stack_is_refused(tmp_path: Path) -> None:
     sheared = straight()
     sheared[:3, 0] += (0, 0.1, 0)
     write_series(tmp_path / "in", VOXELS, sheared, export=Export())
-    with pytest.raises(Rejected, match="tilted stack"):
+    with pytest.raises(RejectionError, match="tilted stack"):
         extracted(tmp_path / "in")
 
 
@@ -137,14 +137,14 @@ def test_two_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         export = Export(names="slice" if seed == 1 else "shuffled")
         write_series(tmp_path / "in", head(seed=seed), straight(), export=export, uid="2.25.77")
-    with pytest.raises(Rejected, match="several slices at one position"):
+    with pytest.raises(RejectionError, match="several slices at one position"):
         extracted(tmp_path / "in")
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export())
     paths[5].write_bytes(paths[5].read_bytes()[:-900])
-    with pytest.raises(Rejected, match="damaged"):
+    with pytest.raises(RejectionError, match="damaged"):
         extracted(tmp_path / "in")
 
 
@@ -154,7 +154,7 @@ def test_letters_in_the_pixels_are_found(tmp_path: Path) -> None:
         marked[10, column : column + 2, 40:44] = 4095
         marked[10, column : column + 4, 41] = 4095
     write_series(tmp_path / "in", marked, straight(), export=Export())
-    with pytest.raises(Rejected, match="burned-in text suspected"):
+    with pytest.raises(RejectionError, match="burned-in text suspected"):
         extracted(tmp_path / "in")
 
 
@@ -182,5 +182,5 @@ def test_content_does_not_depend_on_the_order_of_axes(tmp_path: Path) -> None:
 def test_other_contrasts_are_known_by_the_files_name(tmp_path: Path, name: str, reason: str) -> None:
     nib.save(nib.Nifti1Image(VOXELS, straight()), tmp_path / name)
     (item,) = discover(tmp_path, names=NAMES, out=tmp_path / "out").items
-    with pytest.raises(Rejected, match=reason):
+    with pytest.raises(RejectionError, match=reason):
         extract_nifti(item, contrast="T1w", min_slices=20)
