@@ -128,7 +128,7 @@ def write_key(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def parse_date(text: str) -> date | None:
-    """A date as DICOM (20190312) or ISO (2019-03-12, with or without a time) writes it; None if it is none."""
+    """A date as DICOM (20190312) or ISO (2019-03-12, perhaps with a time) writes it, or None."""
     match = re.match(r"\s*(\d{4})-?(\d{2})-?(\d{2})(?!\d)", text.split(".")[0][:10].replace("/", "-"))
     try:
         return date(*map(int, match.groups())) if match else None

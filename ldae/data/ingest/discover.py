@@ -115,7 +115,7 @@ def _series_uid(path: Path) -> str:
 
 
 def _bare(start: bytes) -> bool:
-    """Whether bytes look like a dataset without preamble: its first element is of group 0008, little endian."""
+    """Whether bytes look like a dataset without preamble: first an element of group 0008, little endian."""
     return len(start) > 8 and start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
 
 

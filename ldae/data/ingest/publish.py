@@ -19,6 +19,19 @@ from ldae.data.split import freeze_split, natural_key
 
 SIDECAR = {"vendor": "Manufacturer", "field_strength": "MagneticFieldStrength"}
 SECONDS = {"tr_ms": "RepetitionTime", "te_ms": "EchoTime", "ti_ms": "InversionTime"}
+FACTS: tuple[str, ...] = (
+    "diagnosis",
+    "age",
+    "sex",
+    "site",
+    "date",
+    "vendor",
+    "field_strength",
+    "tr_ms",
+    "te_ms",
+    "ti_ms",
+)
+FACTS += ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "diagnosis_source", "diagnosis_words", "visit_days")
 BIDS_VERSION = "1.10.0"
 COHORT = "cohort.csv"
 # A split has four parts, each with a subject at least.
@@ -68,16 +81,7 @@ def _row(record: Record, out: Path, contrast: str) -> dict[str, Any]:
     facts = record.facts
     first = {"subject": record.subject, "session": record.session}
     first["path"] = str(out / f"{scan_name(record, contrast)}.nii.gz")
-    names = ("diagnosis", "age", "sex", "site", "date", "vendor", "field_strength", "tr_ms", "te_ms", "ti_ms")
-    names += (
-        "spacing_x_mm",
-        "spacing_y_mm",
-        "spacing_z_mm",
-        "diagnosis_source",
-        "diagnosis_words",
-        "visit_days",
-    )
-    return first | {name: facts[name] for name in names} | record.quality | {"flags": "; ".join(record.flags)}
+    return first | {name: facts[name] for name in FACTS} | record.quality | {"flags": "; ".join(record.flags)}
 
 
 def _lay(record: Record, out: Path, *, contrast: str) -> None:
