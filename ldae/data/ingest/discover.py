@@ -62,10 +62,8 @@ def discover(source: Path, *, names: Pseudonyms, out: Path, progress: bool = Fal
     """Find series and files, in an order that does not depend on the file system.
 
     Raises:
-        InputError: The source is no folder, or holds nothing of the kind.
+        InputError: The source holds nothing of the kind.
     """
-    if not source.is_dir():
-        raise InputError(f"The source must be a folder of DICOM or NIfTI files, got {source}.")
     found = Found(bids=(source / "participants.tsv").is_file() or any(source.glob("sub-*/")))
     series: dict[str, list[Path]] = {}
     for path in tqdm(sorted(_files(source, out)), desc="find", unit="file", disable=not progress):

@@ -111,6 +111,8 @@ def ingest(
     """
     source, out = Path(source), Path(out)
     check_contrast_name(contrast)
+    if not source.is_dir():
+        raise InputError(f"The source must be a folder of DICOM or NIfTI files, got {source}.")
     if os.path.realpath(out) == os.path.realpath(source):
         raise InputError(f"The cohort's folder must not be the source, got {out}. Choose another --out.")
     key = default_key(out) if key is None else Path(key)
