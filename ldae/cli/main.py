@@ -16,7 +16,7 @@ from ldae.errors import CheckpointError, InputError
 
 GROUPS = {
     "train": ("fit", "validate", "test"),
-    "data": ("phantom", "split", "check"),
+    "data": ("ingest", "preprocess", "phantom", "split", "check"),
     "artefacts": ("latents", "assemble", "embed", "probe"),
     "scans": ("reconstruct", "vary", "interpolate", "manipulate"),
     "results": ("evaluate", "report"),

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ldae ingest`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldae.cli.options import add_out, add_seed, positive
+
+if TYPE_CHECKING:
+    from ldae.data.ingest import Summary
+
+HELP = "turn DICOM files, a BIDS dataset or NIfTI files into a de-identified cohort"
+EPILOG = (
+    "Faces are still in the scans: run ldae preprocess, which keeps the brain only, before you share them."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of the scans; it is only read")
+    add_out(parser, "outputs/cohort")
+    parser.add_argument(
+        "--contrast", default="T1w", metavar="NAME", help="T1w, T2w or FLAIR (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--clinical", type=Path, metavar="CSV", help="visits: subject, and date, diagnosis, report, age, sex"
+    )
+    parser.add_argument(
+        "--window",
+        type=positive,
+        default=180,
+        metavar="DAYS",
+        help="most days between a scan and its visit (default: %(default)s)",
+    )
+    parser.add_argument("--vocabulary", type=Path, metavar="YAML", help="words of the diagnoses")
+    parser.add_argument(
+        "--min-slices", type=positive, default=40, metavar="N", help="fewest of a scan (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="key of the pseudonyms (default: beside the cohort's folder)"
+    )
+    parser.add_argument(
+        "--keep-labels",
+        action="store_true",
+        help="keep subjects' and sessions' labels, because the source is de-identified already",
+    )
+    parser.add_argument(
+        "--review", type=Path, nargs="+", default=(), metavar="CSV", help="apply one or two reviewers' files"
+    )
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the cohort."""
+    from ldae.cli.scans import show_progress
+    from ldae.data.ingest import ingest
+
+    summary = ingest(
+        args.source,
+        args.out,
+        key=args.key,
+        contrast=args.contrast,
+        clinical=args.clinical,
+        vocabulary=args.vocabulary,
+        window=args.window,
+        min_slices=args.min_slices,
+        keep_labels=args.keep_labels,
+        reviews=args.review,
+        seed=args.seed,
+        jobs=args.jobs,
+        progress=show_progress(),
+    )
+    _show(summary)
+    return 0
+
+
+def _show(summary: Summary) -> None:
+    print(f"{summary.found} found, {summary.accepted} accepted, {sum(summary.rejected.values())} rejected")
+    for reason, count in summary.rejected.items():
+        print(f"  {count:5} {reason}")
+    if summary.ignored:
+        print(f"{summary.ignored} other files")
+    if share := summary.review.get("agreement"):
+        print(f"Reviewers: {share['scans']} scans both, agreement {share['share']}, kappa {share['kappa']}")
+    if summary.review.get("unknown"):
+        print(f"{summary.review['unknown']} decisions are on scans that are not there or have changed since")
+    print(f"Wrote {summary.cohort or 'no cohort, as nothing was accepted'}")
+    print(f"Look at {summary.page} ({summary.flagged} flagged). Keep {summary.key} secret.")

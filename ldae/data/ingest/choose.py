@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which series are wanted: contrast by words and header, localisers and derived images left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from ldae.data.ingest.manifest import RejectionError
+from ldae.errors import InputError
+
+# Filters of the scanner's own reconstruction leave an image as acquired.
+ACQUIRED = {"DIS2D", "DIS3D", "NORM"}
+
+
+@lru_cache(maxsize=1)
+def contrast_rules() -> dict[str, Any]:
+    """The rules of contrast.yaml."""
+    text = files("ldae.data.ingest").joinpath("contrast.yaml").read_text(encoding="utf-8")
+    rules: dict[str, Any] = yaml.safe_load(text)
+    return rules
+
+
+def check_contrast_name(contrast: str) -> None:
+    """Stop on a contrast without rules."""
+    known = sorted(contrast_rules()["contrasts"])
+    if contrast not in known:
+        raise InputError(f"contrast must be one of {', '.join(known)}, got {contrast!r}.")
+
+
+def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
+    """Say by what a DICOM series is the wanted contrast.
+
+    Args:
+        header: modality, image_type, words (descriptions and names), te, tr, ti (ms), scanning, three_d.
+        contrast: The contrast wanted.
+
+    Returns:
+        "name" or "header".
+
+    Raises:
+        RejectionError: It is something else.
+    """
+    rules = contrast_rules()
+    kinds = [str(word).upper() for word in header["image_type"]]
+    words = str(header["words"]).lower()
+    if header["modality"] not in ("MR", ""):
+        raise RejectionError("extract", "not MR")
+    if "LOCALIZER" in kinds or _any(rules["localiser"], words):
+        raise RejectionError("extract", "localiser")
+    made = kinds[:1] == ["DERIVED"] and not ACQUIRED & set(kinds)
+    if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
+        raise RejectionError("extract", "derived")
+    return choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
+
+
+def choose_by_words(words: str, *, contrast: str) -> str:
+    """ "name" if the words tell the contrast wanted, "" if they tell none.
+
+    Raises:
+        RejectionError: They tell another one.
+    """
+    rules = contrast_rules()["contrasts"]
+    words = words.lower()
+    hits = [
+        name for name, rule in rules.items() if _any(rule["words"], words) and not _any(rule["not"], words)
+    ]
+    if contrast in hits:
+        return "name"
+    if hits or _any(rules[contrast]["not"], words):
+        raise RejectionError("extract", f"not {contrast}")
+    return ""
+
+
+def _by_header(header: Mapping[str, Any], contrast: str) -> str:
+    rule = contrast_rules()["contrasts"][contrast]["header"]
+    for name in ("te", "tr", "ti"):
+        low, high = rule.get(name, (None, None))
+        value = header[name]
+        if low is not None and (value is None or not low <= value <= high):
+            raise RejectionError("extract", f"not {contrast}")
+    scanning = "scanning" in rule and rule["scanning"] not in header["scanning"]
+    if scanning or (rule.get("three_d") and not header["three_d"]):
+        raise RejectionError("extract", f"not {contrast}")
+    return "header"
+
+
+def _any(patterns: Sequence[str], text: str) -> bool:
+    return any(re.search(pattern, text) for pattern in patterns)

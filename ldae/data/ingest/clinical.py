@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clinical visits of a table or a BIDS dataset, under pseudonyms and with shifted dates from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ldae.data.bids import AGE_COLUMNS, DIAGNOSIS_COLUMNS
+from ldae.data.ingest.deidentify import Pseudonyms, parse_date
+from ldae.data.ingest.headers import capped_age, number, sex_letter
+from ldae.data.ingest.labels import Label, Vocabulary
+from ldae.data.ingest.manifest import RejectionError
+from ldae.data.table import is_missing, read_table
+from ldae.errors import InputError
+
+SUBJECT_COLUMNS = ("subject", "participant_id", "patient_id", "patientid", "subject_id", "ptid")
+SESSION_COLUMNS = ("session", "session_id", "visit")
+DATE_COLUMNS = ("date", "visit_date", "exam_date", "examdate", "acq_time")
+REPORT_COLUMNS = ("report", "text", "findings", "conclusion")
+SEX_COLUMNS = ("sex", "gender")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What is known of a subject at a time.
+
+    Attributes:
+        subject: Pseudonym.
+        session: The source's own label, "" if none.
+        when: Shifted date, if known.
+        label: Diagnosis.
+        age: Years, if known.
+        sex: M, F, O or "".
+    """
+
+    subject: str
+    session: str
+    when: date | None
+    label: Label
+    age: float | None
+    sex: str
+
+
+def read_clinical(path: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> list[Visit]:
+    """Every visit of a CSV or TSV.
+
+    Columns, in any case: the subject as the scans name it (subject, participant_id, patient_id, ...), and
+    any of session, date, diagnosis (dx, group), report (free text), age, sex.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: It has no subject column.
+    """
+    table = read_table(path)
+    lower = {name.lower(): name for name in table.header}
+    if not any(name in lower for name in SUBJECT_COLUMNS):
+        raise InputError(
+            f"A clinical table must have a column of {', '.join(SUBJECT_COLUMNS)}, "
+            f"got {table.header} in {path}."
+        )
+    rows = [dict(zip(map(str.lower, table.header), cells, strict=True)) for cells in table.rows]
+    visits = (_visit(row, names=names, vocabulary=vocabulary) for row in rows)
+    return [visit for visit in visits if visit is not None]
+
+
+def _visit(row: Mapping[str, str], *, names: Pseudonyms, vocabulary: Vocabulary) -> Visit | None:
+    original = _cell(row, SUBJECT_COLUMNS).removeprefix("sub-")
+    try:
+        subject = names.subject(original)
+    except RejectionError:
+        return None
+    when = parse_date(_cell(row, DATE_COLUMNS))
+    return Visit(
+        subject=subject,
+        session=_cell(row, SESSION_COLUMNS).removeprefix("ses-"),
+        when=None if when is None else when + names.shift(subject),
+        label=_label(row, vocabulary),
+        age=capped_age(number(_cell(row, AGE_COLUMNS))),
+        sex=sex_letter(_cell(row, SEX_COLUMNS)),
+    )
+
+
+def _label(row: Mapping[str, str], vocabulary: Vocabulary) -> Label:
+    """The diagnosis column's label, held against the report's."""
+    told = vocabulary.read(_cell(row, DIAGNOSIS_COLUMNS))
+    written = vocabulary.read(_cell(row, REPORT_COLUMNS))
+    if told.diagnosis and written.diagnosis and told.diagnosis != written.diagnosis:
+        return Label("", f"{told.matched}, {written.matched}", conflict=True)
+    return told if told.diagnosis or told.conflict else written
+
+
+def _cell(row: Mapping[str, str], columns: tuple[str, ...]) -> str:
+    found = (row[name].strip() for name in columns if name in row and not is_missing(row[name]))
+    return next(found, "")
+
+
+def read_bids_visits(root: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> list[Visit]:
+    """Visits of a BIDS dataset: participants.tsv, sessions.tsv and the dates of scans.tsv."""
+    people = root / "participants.tsv"
+    base = read_clinical(people, names=names, vocabulary=vocabulary) if people.is_file() else []
+    tables = [*sorted(root.glob("sub-*/sub-*_sessions.tsv")), *sorted(root.glob("sessions.tsv"))]
+    visits = list(base)
+    known = {visit.subject: visit for visit in base}
+    for path in tables:
+        table = read_table(path)
+        for cells in table.rows:
+            row = dict(zip(map(str.lower, table.header), cells, strict=True))
+            row.setdefault("participant_id", path.parent.name)
+            if (visit := _visit(row, names=names, vocabulary=vocabulary)) is not None:
+                visits.append(_filled(visit, known.get(visit.subject)))
+    return visits
+
+
+def _filled(visit: Visit, person: Visit | None) -> Visit:
+    """A session with what participants.tsv adds."""
+    if person is None:
+        return visit
+    label = visit.label if visit.label.diagnosis or visit.label.conflict else person.label
+    age = person.age if visit.age is None else visit.age
+    return Visit(visit.subject, visit.session, visit.when, label, age, visit.sex or person.sex)
+
+
+def scan_dates(root: Path) -> dict[str, str]:
+    """Acquisition times of a BIDS dataset's scans, by place in the dataset."""
+    found: dict[str, str] = {}
+    for path in [*sorted(root.glob("sub-*/*_scans.tsv")), *sorted(root.glob("sub-*/ses-*/*_scans.tsv"))]:
+        table = read_table(path)
+        if {"filename", "acq_time"} <= set(table.header):
+            for name, when in zip(table.column("filename"), table.column("acq_time"), strict=True):
+                found[(path.parent / name).relative_to(root).as_posix()] = when
+    return found

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What headers tell of a scan, in one form for DICOM elements and for BIDS sidecars."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+VENDORS = {"siemens": "Siemens", "ge ": "GE", "general electric": "GE", "philips": "Philips"}
+VENDORS |= {"canon": "Canon", "toshiba": "Canon", "hitachi": "Fujifilm", "fujifilm": "Fujifilm"}
+VENDORS |= {"united imaging": "United Imaging", "uih": "United Imaging", "bruker": "Bruker"}
+# Safe Harbor (45 CFR 164.514): ages over 89 are one category.
+OLDEST_AGE = 90
+DAYS = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
+
+
+def series_header(dataset: Any) -> dict[str, Any]:
+    """What the choice of series looks at, from a DICOM dataset."""
+    names = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
+    timing, echo = (
+        _nested(dataset, "MRTimingAndRelatedParametersSequence"),
+        _nested(dataset, "MREchoSequence"),
+    )
+    modifier = _nested(dataset, "MRModifierSequence")
+    return {
+        "modality": str(dataset.get("Modality", "")),
+        "image_type": [str(word) for word in dataset.get("ImageType", [])],
+        "words": " | ".join(str(dataset.get(name, "")) for name in names),
+        "te": number(echo.get("EffectiveEchoTime", dataset.get("EchoTime"))),
+        "tr": number(timing.get("RepetitionTime", dataset.get("RepetitionTime"))),
+        "ti": number(modifier.get("InversionTimes", dataset.get("InversionTime"))),
+        "scanning": str(dataset.get("ScanningSequence", "")) or _echo_kind(dataset),
+        "three_d": dataset.get("MRAcquisitionType", "") == "3D",
+    }
+
+
+def _echo_kind(dataset: Any) -> str:
+    """Scanning sequence of an enhanced dataset, in the classic words."""
+    kind = str(dataset.get("EchoPulseSequence", ""))
+    return {"GRADIENT": "GR", "SPIN": "SE", "BOTH": "SE GR"}.get(kind, "")
+
+
+def _nested(dataset: Any, name: str) -> Any:
+    """A functional group, shared or of the first frame, or an empty one."""
+    for group in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        sequence = dataset.get(group)
+        if sequence and sequence[0].get(name):
+            return sequence[0].get(name)[0]
+    return {}
+
+
+def dicom_facts(dataset: Any) -> dict[str, Any]:
+    """Columns from a DICOM dataset: vendor, field strength, timing in ms, age, sex."""
+    header = series_header(dataset)
+    return _facts(
+        vendor=str(dataset.get("Manufacturer", "")),
+        field=number(dataset.get("MagneticFieldStrength")),
+        timing=(header["tr"], header["te"], header["ti"]),
+        age=dicom_age(str(dataset.get("PatientAge", ""))),
+        sex=str(dataset.get("PatientSex", "")),
+    )
+
+
+def sidecar_facts(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """The same columns from a BIDS sidecar, whose times are in seconds."""
+    names = ("RepetitionTime", "EchoTime", "InversionTime")
+    seconds = [number(sidecar.get(name)) for name in names]
+    milliseconds = [None if value is None else round(1000 * value, 6) for value in seconds]
+    return _facts(
+        vendor=str(sidecar.get("Manufacturer", "")),
+        field=number(sidecar.get("MagneticFieldStrength")),
+        timing=(milliseconds[0], milliseconds[1], milliseconds[2]),
+        age=number(sidecar.get("PatientAge")),
+        sex=str(sidecar.get("PatientSex", "")),
+    )
+
+
+def _facts(
+    *, vendor: str, field: float | None, timing: tuple[float | None, ...], age: float | None, sex: str
+) -> dict[str, Any]:
+    return {
+        "vendor": vendor_name(vendor),
+        "field_strength": field,
+        "tr_ms": timing[0],
+        "te_ms": timing[1],
+        "ti_ms": timing[2],
+        "age": capped_age(age),
+        "sex": sex_letter(sex),
+    }
+
+
+def number(value: Any) -> float | None:
+    """A finite number, the first one of several, or None."""
+    if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue":
+        value = value[0] if len(value) else None
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def vendor_name(text: str) -> str:
+    """A known vendor's usual name, "other", or "" for none: free text is not passed on."""
+    if not text.strip():
+        return ""
+    found = (name for word, name in VENDORS.items() if word in f"{text.lower()} ")
+    return next(found, "other")
+
+
+def dicom_age(text: str) -> float | None:
+    """Years, from a DICOM age string such as 071Y or 010M."""
+    match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", text)
+    return None if match is None else round(int(match.group(1)) / DAYS[match.group(2)], 2)
+
+
+def capped_age(age: float | None) -> float | None:
+    """Ages from 90 on are told as 90; impossible ones not at all."""
+    if age is None or not math.isfinite(age) or not 0 <= age <= 120:
+        return None
+    return min(age, float(OLDEST_AGE))
+
+
+def sex_letter(text: str) -> str:
+    """M, F, O or ""."""
+    return SEXES.get(text.strip().lower(), "")

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest: a row an item, how far it came, whether it was taken, and why not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ldae import __version__
+from ldae.data.artefact import atomic_path, sha256_json, write_json
+
+MANIFEST = "manifest.csv"
+WORK = ".ingest"
+
+Step = Literal["extract", "analyse", "process", "match", "review"]
+
+
+class RejectionError(Exception):
+    """An item that is left out.
+
+    Args:
+        step: Where it fell out.
+        reason: Why, in words that quote nothing of the source, since they are published.
+        detail: More, possibly naming files or persons; it goes into the key file only.
+    """
+
+    def __init__(self, step: Step, reason: str, *, detail: str = "") -> None:
+        super().__init__(step, reason, detail)
+        self.step, self.reason, self.detail = step, reason, detail
+
+
+@dataclass
+class Record:
+    """One item as the steps leave it; nothing in it tells who it is.
+
+    Attributes:
+        item: Keyed hash of the series' UID, or of the file's place in the source.
+        source: dicom, bids or nifti.
+        files: How many files it was made of.
+        step: The last step it went through, or fell out of.
+        reason: Why it was rejected; empty while it is accepted.
+        subject: Pseudonym.
+        visit: Label of the visit in the source's own order, hashed where it is not a plain number.
+        session: Session it was given.
+        content: sha256 of the voxels in RAS order.
+        flags: What a person should look at.
+        facts: Columns that the headers gave: vendor, spacing, age, shifted date and the like.
+        quality: Figures of the image.
+        detail: What must not be published; never written here.
+    """
+
+    item: str
+    source: str
+    files: int
+    step: Step = "extract"
+    reason: str = ""
+    subject: str = ""
+    visit: str = ""
+    session: str = ""
+    content: str = ""
+    flags: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is still in."""
+        return not self.reason
+
+    def reject(self, error: RejectionError) -> None:
+        """Take it out."""
+        self.step, self.reason, self.detail = error.step, error.reason, error.detail
+
+
+class Work:
+    """Results of the steps in the cohort's folder, each with the key of what it was made from."""
+
+    def __init__(self, out: Path) -> None:
+        self.root = out / WORK
+
+    def volume(self, item: str) -> Path:
+        """Where an item's converted scan lies."""
+        return self.root / "volumes" / f"{item}.nii.gz"
+
+    def mosaic(self, item: str) -> Path:
+        """Where an item's picture lies."""
+        return self.root / "mosaics" / f"{item}.jpg"
+
+    def scratch(self, item: str) -> Path:
+        """Where an item's de-identified slices lie while they are converted."""
+        return self.root / "scratch" / item
+
+    def cached(
+        self, step: str, item: str, *, key: Any, compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A step's result, computed only where what it depends on has changed.
+
+        Args:
+            step: Name of the step.
+            item: The item.
+            key: Everything the result depends on, JSON-able.
+            compute: Makes the result, JSON-able, after whatever files it writes.
+        """
+        path = self.root / step / f"{item}.json"
+        digest = sha256_json([__version__, step, key])
+        if path.is_file():
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                document = {}
+            if document.get("key") == digest:
+                kept: dict[str, Any] = document["result"]
+                return kept
+        result = compute()
+        write_json(path, {"key": digest, "result": result})
+        return result
+
+
+def write_manifest(records: Iterable[Record], path: Path) -> None:
+    """Write one row an item, sorted, atomically."""
+    rows = []
+    for record in sorted(records, key=lambda record: record.item):
+        row = asdict(record)
+        state = "accepted" if record.accepted else "rejected"
+        names = ("item", "source", "files", "content", "step")
+        rows.append(
+            {name: row[name] for name in names}
+            | {"state": state, "reason": record.reason}
+            | {"subject": record.subject, "session": record.session, "flags": "; ".join(record.flags)}
+        )
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def count_reasons(records: Iterable[Record]) -> dict[str, int]:
+    """How many were rejected for which reason, most frequent first."""
+    counts = Counter(record.reason for record in records if not record.accepted)
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

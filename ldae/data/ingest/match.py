@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans to subjects and visits: duplicates, one scan a visit, order in time, the nearest clinical visit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date
+
+from ldae.data.ingest.clinical import Visit
+from ldae.data.ingest.manifest import Record, RejectionError
+from ldae.data.split import natural_key
+
+
+def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, keep: bool) -> None:
+    """Give every accepted record its session and label, in place.
+
+    Args:
+        records: All items.
+        visits: What is known of the subjects.
+        window: Most days between a scan and its clinical visit.
+        keep: Keep the source's session labels where it has them.
+    """
+    _reject_duplicates(_accepted(records))
+    _reject_second_scans(_accepted(records))
+    subjects: dict[str, list[Record]] = defaultdict(list)
+    for record in _accepted(records):
+        subjects[record.subject].append(record)
+    known: dict[str, list[Visit]] = defaultdict(list)
+    for visit in visits:
+        known[visit.subject].append(visit)
+    for subject, scans in subjects.items():
+        _order(scans, keep=keep)
+        for scan in scans:
+            _label(scan, known[subject], window=window)
+        _check_ages(scans)
+
+
+def _accepted(records: Iterable[Record]) -> list[Record]:
+    return sorted((record for record in records if record.accepted), key=lambda record: record.item)
+
+
+def _reject_duplicates(records: Sequence[Record]) -> None:
+    same: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        same[record.content].append(record)
+    for group in same.values():
+        if len({record.subject for record in group}) > 1:
+            for record in group:
+                record.reject(RejectionError("match", "same image under several subjects"))
+        for record in group[1:]:
+            if record.accepted:
+                record.reject(RejectionError("match", "duplicate of another item"))
+
+
+def _reject_second_scans(records: Sequence[Record]) -> None:
+    """Of several scans at a visit the finest stays, then the one with the better signal."""
+    same: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        same[record.subject, *_moment(record)].append(record)
+    for group in same.values():
+        best = min(group, key=lambda record: (_voxel(record), -record.quality["snr"], record.item))
+        for record in group:
+            if record is not best:
+                record.reject(RejectionError("match", "another scan of the visit was taken"))
+        if len(group) > 1:
+            best.flags.append(f"chosen among {len(group)} scans of the visit")
+
+
+def _moment(record: Record) -> tuple[str, str]:
+    return record.visit, "" if record.visit else str(record.facts["date"])
+
+
+def _voxel(record: Record) -> float:
+    size = 1.0
+    for axis in "xyz":
+        size *= float(record.facts[f"spacing_{axis}_mm"])
+    return round(size, 3)
+
+
+def _order(scans: list[Record], *, keep: bool) -> None:
+    """Sessions 1, 2, ... in time, or in the order of the source's labels where a date is missing."""
+    dated = all(scan.facts["date"] for scan in scans)
+    scans.sort(key=lambda scan: (scan.facts["date"] if dated else "", natural_key(scan.visit), scan.item))
+    for number, scan in enumerate(scans, start=1):
+        scan.session = f"ses-{scan.visit if keep and scan.visit else number}"
+        scan.step = "match"
+    if not dated and len({scan.visit for scan in scans}) > 1 and any(scan.facts["date"] for scan in scans):
+        for scan in scans:
+            scan.flags.append("order by label, as some dates are missing")
+
+
+def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
+    near, distance = _nearest(scan, visits, window=window)
+    scan.facts["visit_days"] = distance
+    told = {visit.label.diagnosis for visit in near if visit.label.diagnosis}
+    conflict = len(told) > 1 or any(visit.label.conflict for visit in near)
+    from_table = next((visit.label for visit in near if visit.label.diagnosis), None)
+    header = scan.facts.pop("header_diagnosis"), scan.facts.pop("header_words")
+    if header[0] and from_table and header[0] != from_table.diagnosis:
+        conflict = True
+    diagnosis, words, source = (
+        (from_table.diagnosis, from_table.matched, "table") if from_table else (*header, "header")
+    )
+    if conflict:
+        scan.flags.append("conflicting diagnoses")
+        diagnosis, words = "", ""
+    scan.facts |= {"diagnosis": diagnosis, "diagnosis_words": words}
+    scan.facts["diagnosis_source"] = source if diagnosis else ""
+    if visits and not near:
+        scan.flags.append("no clinical visit within the window")
+    _complete(scan, near)
+
+
+def _complete(scan: Record, near: Sequence[Visit]) -> None:
+    """Age and sex where the header has none; sexes that differ are flagged."""
+    age, sex = (
+        next((value for visit in near if (value := getattr(visit, name))), None) for name in ("age", "sex")
+    )
+    if scan.facts["age"] is None:
+        scan.facts["age"] = age
+    if scan.facts["sex"] and sex and scan.facts["sex"] != sex:
+        scan.flags.append("sex differs between header and table")
+    scan.facts["sex"] = scan.facts["sex"] or sex or ""
+
+
+def _nearest(scan: Record, visits: Sequence[Visit], *, window: int) -> tuple[list[Visit], int | None]:
+    """The visits that tell of a scan: same label, else nearest in time, else those without time or label."""
+    if scan.visit and (same := [visit for visit in visits if visit.session == scan.visit]):
+        return same, _days(scan, same[0])
+    dated = [(abs(days), visit) for visit in visits if (days := _days(scan, visit)) is not None]
+    if dated:
+        least = min(days for days, _ in dated)
+        near = [visit for days, visit in dated if days == least and days <= window]
+        return near, _days(scan, near[0]) if near else None
+    return [visit for visit in visits if not visit.session or not scan.visit], None
+
+
+def _days(scan: Record, visit: Visit) -> int | None:
+    when = scan.facts["date"]
+    return (visit.when - date.fromisoformat(when)).days if when and visit.when else None
+
+
+def _check_ages(scans: Sequence[Record]) -> None:
+    """Ages must not fall from session to session."""
+    before = None
+    for scan in scans:
+        age = scan.facts["age"]
+        if before is not None and age is not None and age < before - 1:
+            scan.flags.append("age falls with time")
+        before = age if age is not None else before

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cohort's folder: scans under BIDS names, sidecars, participants, cohort.csv."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ldae import __version__
+from ldae.data.artefact import atomic_path, write_json
+from ldae.data.cohort import write_cohort
+from ldae.data.ingest.manifest import Record, Work
+from ldae.data.split import freeze_split, natural_key
+
+SIDECAR = {"vendor": "Manufacturer", "field_strength": "MagneticFieldStrength"}
+SECONDS = {"tr_ms": "RepetitionTime", "te_ms": "EchoTime", "ti_ms": "InversionTime"}
+FACTS: tuple[str, ...] = (
+    "diagnosis",
+    "age",
+    "sex",
+    "site",
+    "date",
+    "vendor",
+    "field_strength",
+    "tr_ms",
+    "te_ms",
+    "ti_ms",
+)
+FACTS += ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "diagnosis_source", "diagnosis_words", "visit_days")
+BIDS_VERSION = "1.10.0"
+COHORT = "cohort.csv"
+# A split has four parts, each with a subject at least.
+FEWEST_FOR_SPLIT = 4
+
+
+def scan_name(record: Record, contrast: str) -> str:
+    """Place of a scan in the cohort's folder, without suffix."""
+    subject, session = record.subject, record.session
+    return f"{subject}/{session}/anat/{subject}_{session}_{contrast}"
+
+
+def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -> Path | None:
+    """Lay out the accepted scans and write the cohort's tables.
+
+    Returns:
+        cohort.csv, or None where nothing was accepted.
+    """
+    taken = [record for record in records if record.accepted]
+    taken.sort(key=lambda record: (record.subject, natural_key(record.session)))
+    _remove_stale(out, {scan_name(record, contrast) for record in taken})
+    for record in taken:
+        _lay(record, out, contrast=contrast)
+    _describe(out)
+    _participants(taken, out)
+    if not taken:
+        (out / COHORT).unlink(missing_ok=True)
+        return None
+    frame = pd.DataFrame([_row(record, out, contrast) for record in taken])
+    # The split goes into a copy of the table first, so that no cohort without one is ever seen.
+    draft = out / f".{COHORT}"
+    write_cohort(frame, draft)
+    if frame["subject"].nunique() >= FEWEST_FOR_SPLIT:
+        _split(draft, words=sorted(set(frame["diagnosis"]) - {""}), seed=seed)
+    os.replace(draft, out / COHORT)
+    return out / COHORT
+
+
+def _split(table: Path, *, words: Sequence[str], seed: int) -> None:
+    from ldae.data.cohort import DIAGNOSES
+
+    if set(words) <= set(DIAGNOSES):
+        freeze_split(table, seed=seed, overwrite=True)
+
+
+def _row(record: Record, out: Path, contrast: str) -> dict[str, Any]:
+    facts = record.facts
+    first = {"subject": record.subject, "session": record.session}
+    first["path"] = str(out / f"{scan_name(record, contrast)}.nii.gz")
+    return first | {name: facts[name] for name in FACTS} | record.quality | {"flags": "; ".join(record.flags)}
+
+
+def _lay(record: Record, out: Path, *, contrast: str) -> None:
+    """A hard link to the converted volume (a copy on file systems without), and its sidecar."""
+    source, target = Work(out).volume(record.item), out / f"{scan_name(record, contrast)}.nii.gz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not (target.is_file() and os.path.samefile(source, target)):
+        with atomic_path(target) as temporary:
+            temporary.unlink()
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+    facts = record.facts
+    sidecar = {SIDECAR[name]: facts[name] for name in SIDECAR if facts[name]}
+    sidecar |= {SECONDS[name]: round(facts[name] / 1000, 9) for name in SECONDS if facts[name] is not None}
+    sidecar |= {"Modality": "MR", "ConversionSoftware": "ldae", "ConversionSoftwareVersion": __version__}
+    sidecar |= {"ContentSha256": record.content, "Flags": record.flags, "Quality": record.quality}
+    write_json(target.with_name(target.name.replace(".nii.gz", ".json")), sidecar)
+
+
+def _remove_stale(out: Path, names: set[str]) -> None:
+    """Scans of an earlier run that are no longer in; what else lies in the folder is left alone."""
+    for path in sorted(out.glob("sub-*/ses-*/anat/*")):
+        place = path.relative_to(out).as_posix()
+        if place.removesuffix(".nii.gz").removesuffix(".json") not in names:
+            path.unlink()
+    for folder in sorted(
+        [*out.glob("sub-*/ses-*/anat"), *out.glob("sub-*/ses-*"), *out.glob("sub-*")], reverse=True
+    ):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _describe(out: Path) -> None:
+    document = {"Name": out.name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative"}
+    made = [{"Name": "ldae ingest", "Version": __version__}]
+    write_json(out / "dataset_description.json", {**document, "GeneratedBy": made})
+
+
+def _participants(records: Sequence[Record], out: Path) -> None:
+    """participants.tsv, and a sessions.tsv a subject."""
+    subjects: dict[str, list[Record]] = {}
+    for record in records:
+        subjects.setdefault(record.subject, []).append(record)
+    people = []
+    for subject, scans in subjects.items():
+        people.append({"participant_id": subject, "sex": scans[0].facts["sex"]})
+        visits = [
+            {"session_id": scan.session}
+            | {name: scan.facts[name] for name in ("age", "diagnosis")}
+            | {"acq_time": scan.facts["date"]}
+            for scan in scans
+        ]
+        _write_tsv(visits, out / subject / f"{subject}_sessions.tsv")
+    for path in out.glob("sub-*/sub-*_sessions.tsv"):
+        if path.parent.name not in subjects:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+    _write_tsv(people, out / "participants.tsv")
+
+
+def _write_tsv(rows: list[dict[str, Any]], path: Path) -> None:
+    frame = pd.DataFrame(rows, columns=None if rows else ["participant_id", "sex"])
+    frame = frame.replace("", None)
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, sep="\t", index=False, na_rep="n/a")

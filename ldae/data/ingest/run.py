@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a folder of scans to a cohort, step by step over one manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ldae.data.artefact import write_json
+from ldae.data.ingest.choose import check_contrast_name
+from ldae.data.ingest.clinical import Visit, read_bids_visits, read_clinical, scan_dates
+from ldae.data.ingest.deidentify import Pseudonyms, open_key, read_key, write_key
+from ldae.data.ingest.discover import Found, Item, discover
+from ldae.data.ingest.labels import Vocabulary, read_vocabulary
+from ldae.data.ingest.manifest import MANIFEST, Record, RejectionError, Work, count_reasons, write_manifest
+from ldae.data.ingest.match import match
+from ldae.data.ingest.pool import each
+from ldae.data.ingest.publish import publish
+from ldae.data.ingest.quality import flag_outliers
+from ldae.data.ingest.review import Review, apply_reviews, read_review, write_page
+from ldae.data.ingest.steps import Rules, run_item
+from ldae.errors import InputError
+
+SUMMARY = "summary.json"
+REVIEWS = "reviews"
+
+
+@dataclass
+class Summary:
+    """What an ingest did.
+
+    Attributes:
+        cohort: cohort.csv, or None where nothing was accepted.
+        page: review.html.
+        found: Items.
+        accepted: Items in the cohort.
+        rejected: Items left out, by reason.
+        ignored: Files that are neither DICOM images nor NIfTI.
+        subjects: How many subjects the cohort has.
+        flagged: Accepted items that a person should look at.
+        review: What the reviewers' files did, see `apply_reviews`.
+        key: The key file.
+    """
+
+    cohort: Path | None
+    page: Path
+    found: int
+    accepted: int
+    rejected: dict[str, int]
+    ignored: int
+    subjects: int
+    flagged: int
+    key: Path
+    review: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, without paths outside of the cohort's folder."""
+        names = ("found", "accepted", "rejected", "ignored", "subjects", "flagged", "review")
+        return {name: getattr(self, name) for name in names}
+
+
+def default_key(out: Path) -> Path:
+    """Where the key lies unless told otherwise: beside the cohort's folder."""
+    return out.with_name(f"{out.name}.key.json")
+
+
+def ingest(
+    source: str | Path,
+    out: str | Path,
+    *,
+    key: str | Path | None = None,
+    contrast: str = "T1w",
+    clinical: str | Path | None = None,
+    vocabulary: str | Path | None = None,
+    window: int = 180,
+    min_slices: int = 40,
+    keep_labels: bool = False,
+    reviews: Sequence[str | Path] = (),
+    seed: int = 0,
+    jobs: int = 1,
+    progress: bool = False,
+) -> Summary:
+    """Turn a folder of DICOM files, a BIDS dataset or NIfTI files into a cohort.
+
+    What was done before with the same files and rules is not done again, and an interrupted run goes on.
+    The source is only read.
+
+    Args:
+        source: The folder.
+        out: The cohort's folder.
+        key: Key file of the pseudonyms, made if missing; beside `out` by default.
+        contrast: T1w, T2w or FLAIR.
+        clinical: Table of clinical visits.
+        vocabulary: Words of diagnoses; the package's own by default.
+        window: Most days between a scan and its clinical visit.
+        min_slices: Fewest slices of a scan.
+        keep_labels: Keep subjects' and sessions' labels, for sources that have pseudonyms already.
+        reviews: Files of the review page, one or two reviewers'. They are kept and hold for later runs.
+        seed: Seed of the split.
+        jobs: Processes.
+        progress: Show bars.
+
+    Raises:
+        InputError: Source, key or a table are not what they must be.
+        FileNotFoundError: A table does not exist.
+    """
+    source, out = Path(source), Path(out)
+    check_contrast_name(contrast)
+    if not source.is_dir():
+        raise InputError(f"The source must be a folder of DICOM or NIfTI files, got {source}.")
+    if os.path.realpath(out) == os.path.realpath(source):
+        raise InputError(f"The cohort's folder must not be the source, got {out}. Choose another --out.")
+    key = default_key(out) if key is None else Path(key)
+    words = read_vocabulary(None if vocabulary is None else Path(vocabulary))
+    given = [read_review(Path(path)) for path in reviews]
+    names = open_key(key, out=out, keep=keep_labels)
+    found = discover(source, names=names, out=out, progress=progress)
+    visits = _visits(source, clinical, bids=found.bids, names=names, vocabulary=words)
+    rules = Rules(out, names, contrast, min_slices, words, _dates(source, found))
+    _sweep(out)
+    records = each(
+        partial(run_item, rules=rules), found.items, jobs=jobs, lost=_lost, name="scans", progress=progress
+    )
+    write_manifest(records, out / MANIFEST)
+    match(records, visits, window=window, keep=keep_labels)
+    _flag(records)
+    review = apply_reviews(records, _kept_reviews(out, given))
+    cohort = publish(records, out, contrast=contrast, seed=seed)
+    page = write_page(records, out)
+    write_manifest(records, out / MANIFEST)
+    _note_key(key, source, items=found.items, records=records)
+    summary = _summary(records, found, cohort=cohort, page=page, review=review, key=key)
+    write_json(out / SUMMARY, summary.to_dict())
+    return summary
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half written."""
+    shutil.rmtree(Work(out).root / "scratch", ignore_errors=True)
+    for path in out.rglob(".partial-*"):
+        path.unlink()
+
+
+def _visits(
+    source: Path, clinical: str | Path | None, *, bids: bool, names: Pseudonyms, vocabulary: Vocabulary
+) -> list[Visit]:
+    if clinical is not None:
+        return read_clinical(Path(clinical), names=names, vocabulary=vocabulary)
+    return read_bids_visits(source, names=names, vocabulary=vocabulary) if bids else []
+
+
+def _dates(source: Path, found: Found) -> dict[str, str]:
+    if not found.bids:
+        return {}
+    times = scan_dates(source)
+    places = {item.name: item.paths[0].relative_to(source).as_posix() for item in found.items}
+    return {name: times[place] for name, place in places.items() if place in times}
+
+
+def _lost(item: Item) -> Record:
+    record = Record(item=item.name, source=item.kind, files=len(item.paths))
+    record.reject(RejectionError("extract", "failed: its process died"))
+    return record
+
+
+def _flag(records: Sequence[Record]) -> None:
+    taken = sorted((record for record in records if record.accepted), key=lambda record: record.item)
+    spacings = [tuple(record.facts[f"spacing_{axis}_mm"] for axis in "xyz") for record in taken]
+    for record, flags in zip(taken, flag_outliers([r.quality for r in taken], spacings), strict=True):
+        record.flags += flags
+
+
+def _kept_reviews(out: Path, given: Sequence[Review]) -> list[Review]:
+    """The reviews to apply: those given, which are then kept, or else those kept before."""
+    folder = Work(out).root / REVIEWS
+    if given:
+        contents = [review.path.read_bytes() for review in given]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for number, content in enumerate(contents):
+            (folder / f"{number}.csv").write_bytes(content)
+    return [read_review(path) for path in sorted(folder.glob("*.csv"))]
+
+
+def _note_key(key: Path, source: Path, *, items: Sequence[Item], records: Sequence[Record]) -> None:
+    """Tell in the key file, and only there, which item came from where and what went wrong with it."""
+    details = {record.item: record.detail for record in records}
+    document = read_key(key)
+    scans = dict(document.get("scans", {}))
+    subjects = {record.item: record.subject for record in records if record.subject}
+    for item in items:
+        earlier = scans.get(item.name, {}).get("detail", "") if item.name not in subjects else ""
+        scans[item.name] = {"source": str(item.paths[0]), "detail": details[item.name] or earlier}
+    for name, subject in subjects.items():
+        scans[name]["subject"] = subject
+    changed = {**document, "scans": scans}
+    if changed != document:
+        write_key(key, changed)
+
+
+def _summary(
+    records: Sequence[Record],
+    found: Found,
+    *,
+    cohort: Path | None,
+    page: Path,
+    review: dict[str, Any],
+    key: Path,
+) -> Summary:
+    taken = [record for record in records if record.accepted]
+    return Summary(
+        cohort=cohort,
+        page=page,
+        found=len(records),
+        accepted=len(taken),
+        rejected=count_reasons(records),
+        ignored=found.ignored,
+        subjects=len({record.subject for record in taken}),
+        flagged=sum(bool(record.flags) for record in taken),
+        review=review,
+        key=key,
+    )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done with each item on its own: extract, analyse, process, measure; every result kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ldae.data.ingest.convert import extract_dicom, extract_nifti, read_sidecar, subject_of
+from ldae.data.ingest.deidentify import Pseudonyms, parse_date
+from ldae.data.ingest.discover import Item
+from ldae.data.ingest.extras import need
+from ldae.data.ingest.headers import capped_age, dicom_age, dicom_facts, sidecar_facts
+from ldae.data.ingest.labels import Vocabulary
+from ldae.data.ingest.manifest import Record, RejectionError, Work
+from ldae.data.ingest.quality import draw_mosaic, measure
+from ldae.data.nifti import load_image, write_on_affine
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an ingest asks for of each item.
+
+    Attributes:
+        out: The cohort's folder.
+        names: Pseudonyms.
+        contrast: T1w, T2w or FLAIR.
+        min_slices: Fewest slices of a scan.
+        vocabulary: Words of diagnoses.
+        dates: Acquisition times of NIfTI files, by item.
+    """
+
+    out: Path
+    names: Pseudonyms
+    contrast: str
+    min_slices: int
+    vocabulary: Vocabulary
+    dates: dict[str, str]
+
+
+def run_item(item: Item, rules: Rules) -> Record:
+    """Take one item through the steps that need no other; whatever goes wrong becomes its reason."""
+    record = Record(item=item.name, source=item.kind, files=len(item.paths))
+    try:
+        _run(item, rules, record=record)
+    except RejectionError as error:
+        record.reject(error)
+    except Exception as error:
+        record.reject(RejectionError(record.step, f"failed: {type(error).__name__}", detail=str(error)))
+    return record
+
+
+def _run(item: Item, rules: Rules, *, record: Record) -> None:
+    work = Work(rules.out)
+    key = [item.stamp, rules.contrast, rules.min_slices, rules.names.item("key"), rules.names.keep]
+    volume = work.volume(item.name)
+    extract = partial(_extract, item, rules, record=record)
+    found = work.cached("extract", item.name, key=key, compute=extract)
+    if "reason" not in found and not volume.is_file():
+        found = extract()
+    if "reason" in found:
+        raise RejectionError(found["step"], found["reason"], detail=record.detail)
+    record.content, record.flags = found["content"], list(found["flags"])
+    record.facts = dict(found["geometry"])
+    record.step = "analyse"
+    dates = rules.dates.get(item.name, "")
+    words = sorted((name, *patterns) for name, patterns in rules.vocabulary.diagnoses.items())
+    facts = work.cached(
+        "analyse",
+        item.name,
+        key=[*key, rules.names.digest("date", dates).hex(), words],
+        compute=lambda: _analyse(item, rules),
+    )
+    record.subject, record.visit = facts["subject"], facts["visit"]
+    record.facts |= facts["facts"]
+    record.step = "process"
+    made = work.cached(
+        "process", item.name, key=[record.content], compute=lambda: _process(volume, work.mosaic(item.name))
+    )
+    record.quality = made["quality"]
+
+
+def _extract(item: Item, rules: Rules, *, record: Record) -> dict[str, Any]:
+    """Convert, and say what came out; a rejection is a result too, but its detail stays off the disk."""
+    work = Work(rules.out)
+    target = work.volume(item.name)
+    try:
+        if item.kind == "dicom":
+            volume = extract_dicom(
+                item,
+                names=rules.names,
+                contrast=rules.contrast,
+                min_slices=rules.min_slices,
+                scratch=work.scratch(item.name),
+            )
+        else:
+            volume = extract_nifti(item, contrast=rules.contrast, min_slices=rules.min_slices)
+    except RejectionError as error:
+        record.detail = error.detail
+        return {"step": error.step, "reason": error.reason}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_on_affine(volume.voxels, volume.affine, target)
+    names = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+    return {
+        "content": volume.content(),
+        "flags": volume.flags,
+        "geometry": dict(zip(names, volume.spacing(), strict=True)),
+    }
+
+
+def _analyse(item: Item, rules: Rules) -> dict[str, Any]:
+    """Columns out of the headers, with pseudonyms and shifted dates only."""
+    if item.kind == "dicom":
+        return _analyse_dicom(item, rules)
+    subject = rules.names.subject(item.subject)
+    sidecar = read_sidecar(item.paths[0])
+    when = parse_date(rules.dates.get(item.name, "") or str(sidecar.get("AcquisitionDateTime", "")))
+    facts = sidecar_facts(sidecar)
+    site = f"{sidecar.get('InstitutionName', '')}{sidecar.get('DeviceSerialNumber', '')}"
+    return _analysed(rules, subject, when, visit=item.visit, facts=facts, site=site, text="")
+
+
+def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
+    pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
+    dataset = pydicom.dcmread(item.paths[0], stop_before_pixels=True, force=True)
+    subject = rules.names.subject(subject_of([dataset]))
+    when = next(
+        (
+            found
+            for name in ("StudyDate", "SeriesDate", "AcquisitionDate")
+            if (found := parse_date(str(dataset.get(name, ""))))
+        ),
+        None,
+    )
+    facts = dicom_facts(dataset)
+    born = parse_date(str(dataset.get("PatientBirthDate", "")))
+    if dicom_age(str(dataset.get("PatientAge", ""))) is None and born and when:
+        facts["age"] = capped_age(round((when - born).days / 365.25, 2))
+    site = str(dataset.get("InstitutionName", "")) or str(dataset.get("DeviceSerialNumber", ""))
+    names = ("AdmittingDiagnosesDescription", "ReasonForStudy", "PatientComments")
+    text = ". ".join(str(dataset.get(name, "")) for name in names)
+    return _analysed(rules, subject, when, visit="", facts=facts, site=site, text=text)
+
+
+def _analysed(
+    rules: Rules, subject: str, when: date | None, *, visit: str, facts: dict[str, Any], site: str, text: str
+) -> dict[str, Any]:
+    label = rules.vocabulary.read(text)
+    shifted = "" if when is None else (when + rules.names.shift(subject)).isoformat()
+    told = {"date": shifted, "site": rules.names.site(site)}
+    told |= {"header_diagnosis": label.diagnosis, "header_words": label.matched}
+    return {"subject": subject, "visit": visit, "facts": facts | told}
+
+
+def _process(volume: Path, mosaic: Path) -> dict[str, Any]:
+    image = load_image(volume)
+    voxels = image.get_fdata(dtype="float32")
+    draw_mosaic(voxels, image.affine, mosaic)
+    return {"quality": measure(voxels, image.affine)}

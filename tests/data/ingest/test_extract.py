@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Series of every habit come out as the volume that went in, in world coordinates, or with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+
+from dicom_series import (
+    IMPLICIT,
+    Export,
+    head,
+    oblique,
+    straight,
+    write_enhanced,
+    write_series,
+)
+from pydicom.uid import JPEGLSLossless, RLELossless
+
+from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
+from ldae.data.ingest.deidentify import Pseudonyms
+from ldae.data.ingest.discover import discover
+from ldae.data.ingest.manifest import RejectionError
+
+NAMES = Pseudonyms(b"a key for tests")
+VOXELS = head()
+
+
+def extracted(folder: Path, *, min_slices: int = 20) -> Volume:
+    (item,) = discover(folder, names=NAMES, out=folder / "out").items
+    scratch = folder.with_name("scratch")
+    return extract_dicom(item, names=NAMES, contrast="T1w", min_slices=min_slices, scratch=scratch)
+
+
+def assert_same_place(
+    volume: Volume,
+    voxels: NDArray[np.int16],
+    affine: NDArray[np.float64],
+    *,
+    slope: float = 1,
+    shift: float = 0,
+) -> None:
+    """Every voxel that went in stands at its own millimetres in what came out."""
+    grid = np.indices(voxels.shape).reshape(3, -1)
+    world = affine[:3, :3] @ grid + affine[:3, 3:]
+    back = np.linalg.inv(volume.affine)
+    found = back[:3, :3] @ world + back[:3, 3:]
+    np.testing.assert_allclose(found, np.rint(found), atol=2e-3)
+    np.testing.assert_allclose(
+        volume.voxels[tuple(np.rint(found).astype(int))],
+        slope * voxels.ravel().astype(np.float32) + shift,
+        rtol=1e-5,
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        pytest.param(Export(), id="one-file-a-slice"),
+        pytest.param(Export(names="shuffled"), id="shuffled-names"),
+        pytest.param(Export(syntax=IMPLICIT), id="implicit-vr"),
+        pytest.param(Export(compress=RLELossless), id="rle"),
+        pytest.param(Export(compress=JPEGLSLossless), id="jpeg-ls"),
+        pytest.param(Export(elements={"Manufacturer": "GE MEDICAL SYSTEMS"}), id="ge"),
+        pytest.param(Export(elements={"Manufacturer": "Philips Medical Systems"}), id="philips"),
+    ],
+)
+def test_a_series_keeps_every_voxel_in_its_place(tmp_path: Path, export: Export) -> None:
+    write_series(tmp_path / "in", VOXELS, oblique(), export=export)
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
+
+
+def test_rescaled_values_come_out_rescaled(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=Export(slope=(0.25, -7.0)))
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, straight(), slope=0.25, shift=-7)
+
+
+def test_an_enhanced_file_keeps_every_voxel_in_its_place(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "in" / "enhanced", VOXELS, oblique(), export=Export())
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
+
+
+def test_two_series_in_one_folder_are_two_items(tmp_path: Path) -> None:
+    for name, seed in (("shuffled", 1), ("slice", 2)):
+        write_series(tmp_path / "in", head(seed=seed), straight(), export=Export(names=name))
+    found = discover(tmp_path / "in", names=NAMES, out=tmp_path / "out").items
+    assert [len(item.paths) for item in found] == [40, 40]
+
+
+def test_a_repeated_slice_is_left_out_and_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", VOXELS, oblique(), export=Export(repeat=[7, 12]))
+    volume = extracted(tmp_path / "in")
+    assert_same_place(volume, VOXELS, oblique())
+    assert volume.flags == ["2 duplicate slices left out"]
+
+
+@pytest.mark.parametrize(
+    ("export", "reason"),
+    [
+        (Export(drop=[11]), "missing slices"),
+        (Export(drop=[0], elements={"ImagesInAcquisition": 40}), "missing slices"),
+        (Export(drop=range(15, 40)), "too few slices"),
+        (Export(description="localizer"), "localiser"),
+        (Export(elements={"ImageType": ["DERIVED", "PRIMARY", "MPR"]}), "derived"),
+        (Export(description="t2_space_sag"), "not T1w"),
+        (Export(elements={"Modality": "CT"}), "not MR"),
+        (Export(elements={"BurnedInAnnotation": "YES"}), "burned-in text"),
+        (
+            Export(elements={"PatientID": "", "PatientName": "", "PatientBirthDate": ""}),
+            "no patient identifier",
+        ),
+    ],
+)
+def test_unwanted_or_broken_series_have_a_reason(tmp_path: Path, export: Export, reason: str) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=export)
+    with pytest.raises(RejectionError, match=reason):
+        extracted(tmp_path / "in")
+
+
+def test_a_tilted_stack_is_refused(tmp_path: Path) -> None:
+    sheared = straight()
+    sheared[:3, 0] += (0, 0.1, 0)
+    write_series(tmp_path / "in", VOXELS, sheared, export=Export())
+    with pytest.raises(RejectionError, match="tilted stack"):
+        extracted(tmp_path / "in")
+
+
+def test_two_volumes_in_one_series_are_refused(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        export = Export(names="slice" if seed == 1 else "shuffled")
+        write_series(tmp_path / "in", head(seed=seed), straight(), export=export, uid="2.25.77")
+    with pytest.raises(RejectionError, match="several slices at one position"):
+        extracted(tmp_path / "in")
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export())
+    paths[5].write_bytes(paths[5].read_bytes()[:-900])
+    with pytest.raises(RejectionError, match="damaged"):
+        extracted(tmp_path / "in")
+
+
+def test_letters_in_the_pixels_are_found(tmp_path: Path) -> None:
+    marked = VOXELS.copy()
+    for column in range(2, 20, 4):
+        marked[10, column : column + 2, 40:44] = 4095
+        marked[10, column : column + 4, 41] = 4095
+    write_series(tmp_path / "in", marked, straight(), export=Export())
+    with pytest.raises(RejectionError, match="burned-in text suspected"):
+        extracted(tmp_path / "in")
+
+
+def test_contrast_is_told_by_the_header_where_no_word_tells_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=Export(description="Kopf nativ"))
+    assert extracted(tmp_path / "in").flags == ["contrast told by header values only"]
+
+
+def test_content_does_not_depend_on_the_order_of_axes(tmp_path: Path) -> None:
+    turned = nib.as_closest_canonical(nib.Nifti1Image(VOXELS, straight())).as_reoriented(
+        np.array([[1, -1], [2, 1], [0, 1]])
+    )
+    volumes = [
+        Volume(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+        for image in (nib.Nifti1Image(VOXELS, straight()), turned)
+    ]
+    assert volumes[0].content() == volumes[1].content()
+    changed = dataclasses.replace(volumes[0], voxels=volumes[0].voxels + 1)
+    assert changed.content() != volumes[0].content()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("sub-1_T2w.nii.gz", "not T1w"), ("sub-1_FLAIR.nii.gz", "not T1w")]
+)
+def test_other_contrasts_are_known_by_the_files_name(tmp_path: Path, name: str, reason: str) -> None:
+    nib.save(nib.Nifti1Image(VOXELS, straight()), tmp_path / name)
+    (item,) = discover(tmp_path, names=NAMES, out=tmp_path / "out").items
+    with pytest.raises(RejectionError, match=reason):
+        extract_nifti(item, contrast="T1w", min_slices=20)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hospital's export becomes a cohort that tells nobody's name, again after every kill."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
+
+import pydicom
+from hospital import PEOPLE, identifying_values, make_clinical, make_export
+
+from ldae.data.cohort import read_cohort
+from ldae.data.ingest import Summary, ingest
+from ldae.data.ingest.review import agreement, read_review
+from ldae.errors import InputError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospital")
+    make_export(folder / "export")
+    make_clinical(folder / "visits.csv")
+    return folder
+
+
+def take(hospital: Path, out: Path, **options: object) -> Summary:
+    key = hospital / "secret.json"
+    return ingest(
+        hospital / "export", out, key=key, clinical=hospital / "visits.csv", min_slices=20, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort(hospital: Path) -> Path:
+    out = hospital / "cohort"
+    take(hospital, out)
+    return out
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".ingest" not in path.parts
+    }
+
+
+def test_what_is_found_is_taken_or_has_a_reason(cohort: Path) -> None:
+    summary = json.loads((cohort / "summary.json").read_text())
+    assert (summary["found"], summary["accepted"], summary["subjects"]) == (9, 6, 5)
+    reasons = {"localiser": 1, "not T1w": 1, "missing slices: distances between slices differ": 1}
+    assert summary["rejected"] == reasons
+    assert summary["ignored"] == 1
+    manifest = pd.read_csv(cohort / "manifest.csv")
+    assert manifest["state"].value_counts().to_dict() == {"accepted": 6, "rejected": 3}
+
+
+def test_every_stage_accepts_the_cohort(cohort: Path) -> None:
+    frame = read_cohort(cohort / "cohort.csv", check="voxels")
+    assert len(frame) == 6
+    assert set(frame["split"]) == {"train", "val", "cal", "test"}
+    assert set(frame["vendor"]) == {"Siemens"}
+    assert frame["sex"].unique().tolist() == ["F"]
+    assert len(read_cohort(cohort)) == 6  # as a BIDS dataset too
+
+
+def test_visits_are_matched_in_time(cohort: Path, hospital: Path) -> None:
+    frame = read_cohort(cohort / "cohort.csv")
+    twice = frame[frame["subject"].duplicated(keep=False)]
+    assert twice["session"].tolist() == ["ses-1", "ses-2"]
+    assert twice["diagnosis"].tolist() == ["AD", "MCI"]
+    assert twice["age"].tolist() == [72, 73]
+    assert twice["visit_days"].tolist() == [10, 2]
+    days = pd.to_datetime(twice["date"]).diff().dt.days.iloc[1]
+    assert days == (pd.Timestamp("2020-07-01") - pd.Timestamp("2019-06-10")).days
+    once = frame[~frame["subject"].duplicated(keep=False)]
+    assert sorted(once["diagnosis"].fillna("none")) == ["CN", "CN", "MCI", "none"]
+
+
+def test_nothing_tells_who_it_is(cohort: Path, hospital: Path) -> None:
+    values = {value.lower() for value in identifying_values() if len(value) >= 4}
+    for path in (hospital / "export").rglob("*"):
+        if path.is_file() and path.suffix != ".txt":
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            values |= {header.SOPInstanceUID, header.SeriesInstanceUID, header.StudyInstanceUID}
+    assert len(values) > 400
+    for path in cohort.rglob("*"):
+        place = path.relative_to(cohort).as_posix().lower()
+        assert not [value for value in values if value in place]
+        if path.is_file():
+            raw = path.read_bytes()
+            text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("latin-1").lower()
+            found = [value for value in values if value in text]
+            assert not found, (path, found)
+
+
+def test_the_key_tells_and_is_private(cohort: Path, hospital: Path) -> None:
+    key = hospital / "secret.json"
+    assert key.stat().st_mode & 0o777 == 0o600
+    scans = json.loads(key.read_text())["scans"].values()
+    subjects = {scan["subject"] for scan in scans if "Meyer" in scan["source"] and "subject" in scan}
+    assert len(subjects) == 1
+    key.chmod(0o644)
+    with pytest.raises(InputError, match="readable by its owner only"):
+        take(hospital, hospital / "other")
+    key.chmod(0o600)
+    with pytest.raises(InputError, match="outside the cohort's folder"):
+        ingest(hospital / "export", cohort, key=cohort / "key.json")
+
+
+def test_a_second_run_changes_nothing_and_does_little(cohort: Path, hospital: Path) -> None:
+    before = contents(cohort)
+    times = {path: path.stat().st_mtime_ns for path in (cohort / ".ingest").rglob("*.*") if path.is_file()}
+    take(hospital, cohort)
+    assert contents(cohort) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.parametrize("jobs", [2])
+def test_processes_make_the_same_cohort(cohort: Path, hospital: Path, tmp_path: Path, jobs: int) -> None:
+    take(hospital, tmp_path / "cohort", jobs=jobs)
+    assert contents(tmp_path / "cohort") == contents(cohort)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 4, 9, 17, 24, 30, 41, 47, 55])
+def test_killed_anywhere_it_ends_with_the_same_cohort(
+    cohort: Path, hospital: Path, tmp_path: Path, after: int
+) -> None:
+    command = [sys.executable, HERE / "killed_ingest.py", hospital, tmp_path / "cohort", str(after)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-500:]
+    take(hospital, tmp_path / "cohort")
+    assert contents(tmp_path / "cohort") == contents(cohort)
+    assert not list((tmp_path / "cohort").rglob(".partial-*"))
+
+
+def test_reviews_are_applied_and_compared(cohort: Path, hospital: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cohort"
+    take(hospital, out)
+    manifest = pd.read_csv(out / "manifest.csv")
+    scans = manifest[manifest["state"] == "accepted"]
+    paths = []
+    for reviewer, rejected in (("A", {0}), ("B", {0, 1})):
+        rows = [
+            [row.item, row.content[:16], "reject" if number in rejected else "accept", "", reviewer]
+            for number, row in enumerate(scans.itertuples())
+        ]
+        path = tmp_path / f"{reviewer}.csv"
+        pd.DataFrame(rows, columns=["item", "content", "decision", "comment", "reviewer"]).to_csv(
+            path, index=False
+        )
+        paths.append(path)
+    summary = take(hospital, out, reviews=paths)
+    assert summary.accepted == 4
+    assert summary.rejected["rejected by a reviewer"] == 2
+    both = summary.review["agreement"]
+    # one and two rejections of six, five alike: chance is 5/6 * 4/6 + 1/6 * 2/6
+    assert both["share"] == pytest.approx(5 / 6, abs=1e-4)
+    chance = 5 / 6 * 4 / 6 + 1 / 6 * 2 / 6
+    assert both["kappa"] == pytest.approx((5 / 6 - chance) / (1 - chance), abs=1e-4)
+    assert len(both["disagree"]) == 1
+    assert len(read_cohort(out / "cohort.csv")) == 4
+    assert take(hospital, out).accepted == 4  # reviews hold until others are given
+    assert agreement(read_review(paths[0]), read_review(paths[0]))["kappa"] == 1
+
+
+def test_pseudonyms_depend_on_the_key(cohort: Path, hospital: Path, tmp_path: Path) -> None:
+    other = ingest(hospital / "export", tmp_path / "cohort", key=tmp_path / "key.json", min_slices=20)
+    assert other.cohort is not None
+    ours, theirs = (set(pd.read_csv(path)["subject"]) for path in (cohort / "cohort.csv", other.cohort))
+    assert len(ours) == len(theirs) == len(PEOPLE)
+    assert not ours & theirs
+    assert np.isfinite(pd.read_csv(other.cohort)["snr"]).all()

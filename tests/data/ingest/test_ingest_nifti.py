@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BIDS datasets and plain NIfTI files become cohorts too, without any DICOM library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from ldae.data.cohort import read_cohort
+from ldae.data.ingest import ingest
+from ldae.errors import InputError
+
+
+def save(path: Path, seed: int) -> None:
+    """A noisy ball, other with each seed, whose header says more than it should."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = np.indices((32, 36, 34)) - 16
+    values = 400.0 * ((grid**2).sum(axis=0) < 150) + np.abs(
+        np.random.default_rng(seed).normal(0, 9, grid[0].shape)
+    )
+    image = nib.Nifti1Image(values.astype(np.int16), np.diag([2, 2, 2, 1]))
+    image.header["descrip"] = b"Petersen Wilma"
+    nib.save(image, path)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    root = tmp_path / "bids"
+    for number in range(1, 5):
+        for session in ("01", "02") if number == 1 else ("01",):
+            stem = root / f"sub-P{number}" / f"ses-{session}" / "anat" / f"sub-P{number}_ses-{session}"
+            save(stem.with_name(f"{stem.name}_T1w.nii.gz"), seed=10 * number + int(session))
+            save(stem.with_name(f"{stem.name}_T2w.nii.gz"), seed=5)
+            sidecar = {"MagneticFieldStrength": 1.5, "RepetitionTime": 2.3, "Manufacturer": "GE Healthcare"}
+            stem.with_name(f"{stem.name}_T1w.json").write_text(json.dumps(sidecar))
+    people = [[f"sub-P{n}", 60 + n, "F", word] for n, word in enumerate(("CN", "AD", "MCI", "n/a"), start=1)]
+    columns = ["participant_id", "age", "sex", "diagnosis"]
+    pd.DataFrame(people, columns=columns).to_csv(root / "participants.tsv", sep="\t", index=False)
+    visits = [["ses-01", 61, "CN", "2015-02-03"], ["ses-02", 63, "MCI", "2017-02-13"]]
+    table = pd.DataFrame(visits, columns=["session_id", "age", "diagnosis", "acq_time"])
+    table.to_csv(root / "sub-P1" / "sub-P1_sessions.tsv", sep="\t", index=False)
+    scans = pd.DataFrame(
+        [["anat/sub-P1_ses-01_T1w.nii.gz", "2015-02-05T10:00:00"]], columns=["filename", "acq_time"]
+    )
+    scans.to_csv(root / "sub-P1" / "ses-01" / "sub-P1_ses-01_scans.tsv", sep="\t", index=False)
+    return root
+
+
+def test_a_bids_dataset_keeps_what_its_tables_say(dataset: Path, tmp_path: Path) -> None:
+    summary = ingest(dataset, tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.rejected) == (5, {"not T1w": 5})
+    frame = read_cohort(tmp_path / "out" / "cohort.csv", check="voxels")
+    twice = frame[frame["subject"].duplicated(keep=False)]
+    assert twice[["diagnosis", "age"]].to_numpy().tolist() == [["CN", 61], ["MCI", 63]]
+    assert twice["visit_days"].iloc[0] == -2
+    assert sorted(frame["diagnosis"].fillna("")) == ["", "AD", "CN", "MCI", "MCI"]
+    assert set(frame["tr_ms"]) == {2300}
+    assert set(frame["vendor"]) == {"GE"}
+    assert not frame["subject"].str.contains("P").any()
+    assert b"Petersen" not in nib.load(frame["path"][0]).header.binaryblock
+
+
+def test_labels_are_kept_on_request(dataset: Path, tmp_path: Path) -> None:
+    ingest(dataset, tmp_path / "out", min_slices=20, keep_labels=True)
+    frame = read_cohort(tmp_path / "out" / "cohort.csv")
+    assert frame["subject"].tolist() == ["sub-P1", "sub-P1", "sub-P2", "sub-P3", "sub-P4"]
+    assert frame["session"].tolist() == ["ses-01", "ses-02", "ses-01", "ses-01", "ses-01"]
+
+
+def test_plain_files_are_taken_by_folder_or_name(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "anna" / "scan.nii.gz", seed=1)
+    save(tmp_path / "in" / "bert_mprage.nii", seed=2)
+    save(tmp_path / "in" / "carl_mprage.nii.gz", seed=2)  # the same image under another name
+    (tmp_path / "in" / "dora_t1.nii.gz").write_bytes(b"no image")
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert summary.accepted == 1
+    assert summary.rejected == {
+        "same image under several subjects": 2,
+        "not a whole, readable 3D scan": 1,
+    }
+    assert read_cohort(tmp_path / "out" / "cohort.csv")["flags"].tolist() == ["contrast not told by the name"]
+
+
+def test_a_wrong_source_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="source must be a folder"):
+        ingest(tmp_path / "none", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
