@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## synthetic cohort, three stages, figures and report in outputs/demo
 	$(BIN)/python run_cli.py demo
 
+# One thread a process: as many processes as cores are faster than one process with as many threads.
 test: $(STAMP)  ## the tests that run in minutes
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto $(PYTEST_FLAGS)
 
 test-slow: $(STAMP)  ## endurance, fuzz, browser, notebook and parity tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

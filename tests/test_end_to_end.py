@@ -140,7 +140,8 @@ def test_a_verb_writes_in_the_space_of_the_source(
     assert main([verb, *words, *pipeline, "--steps", "3", "--out", str(tmp_path)]) == 0
     source = nib.load(oblique)
     written = sorted(tmp_path.rglob("*.nii.gz"))
-    assert len(written) == (2 if verb == "vary" else 1)
+    # two variations, their mean and standard deviation; a counterfactual and what it changed
+    assert len(written) == {"vary": 4, "manipulate": 2}.get(verb, 1)
     for path in written:
         image = nib.load(path)
         assert image.shape == source.shape
