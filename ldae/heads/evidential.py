@@ -87,8 +87,8 @@ class EvidentialClassifier(CodeClassifier):
     """Which class a code belongs to, as a Dirichlet distribution: alpha = evidence + prior weight.
 
     The reliability-aware prediction of CLEAR-Mamba (arXiv 2601.20601) with the losses of Sensoy et al. (arXiv
-    1806.01768), I-EDL and R-EDL. The number of epochs is the one with the lowest out-of-fold negative
-    log-likelihood; the head is then fitted on all codes for as many. Its uncertainties rank codes, they are
+    1806.01768), I-EDL and R-EDL. The number of epochs is the one with the lowest out-of-fold loss, pull
+    included; the head is then fitted on all codes for as many. Its uncertainties rank codes, they are
     no calibrated probabilities of error (Juergens et al., arXiv 2402.09056).
 
     Args:
@@ -300,17 +300,16 @@ class EvidentialClassifier(CodeClassifier):
 
     def _choose_epochs(self, inputs: Tensor, training: TrainingSet) -> int:
         network = self._network(self.folds)
-        weights, rows = training.fold_weights, np.arange(len(training.encoded))
+        rows, fold_of = torch.arange(len(training.encoded)), torch.from_numpy(training.fold_of)
+        loss = self._loss(torch.from_numpy(training.encoded))
         losses: list[float] = []
+        weights = training.fold_weights
         for _ in self._train(network, inputs, training, epochs=self.epochs, weights=weights):
             with torch.no_grad():
-                logits = network(inputs.expand(self.folds, -1, -1))[training.fold_of, rows]
-            alpha = self._alpha(logits.double()).numpy()
-            own = alpha[rows, training.encoded] / alpha.sum(axis=1)
-            # An epoch before the full weight would win by having been regularised less.
-            early = len(losses) + 1 < min(self.anneal_epochs, self.epochs)
-            losses.append(np.inf if early else float(-np.log(own).mean()))
-            if not early and len(losses) - int(np.argmin(losses)) > PATIENCE:
+                logits = network(inputs.expand(self.folds, -1, -1))[fold_of, rows]
+                # With the whole pull of the KL, else the epochs before it is annealed would win.
+                losses.append(float(loss(logits, rows, max(self.anneal_epochs, 1)).mean()))
+            if len(losses) - int(np.argmin(losses)) > PATIENCE:
                 break
         return int(np.argmin(losses)) + 1
 

@@ -47,7 +47,7 @@ from ldae.heads.stacked import (
 )
 from ldae.heads.uncertainty import softmax_uncertainty
 
-SCANS_AT_ONCE = 16  # whose layers stay in the processor's cache
+SCANS_AT_ONCE = 32  # fewer cost more calls, more fall out of the cache
 MAPPING_WEIGHT_DECAY = 0.1
 MAPPING, DENOISER = "mapping.", "denoiser."
 
