@@ -1,4 +1,4 @@
-# docker build -t ldae . && docker run --rm -v "$PWD/outputs:/work/outputs" ldae demo
+# docker build -t ldae . && docker run --rm -v "$PWD/outputs:/data/outputs" ldae demo
 FROM python:3.12-slim
 
 # Options for pip, such as an index that holds a CPU build of torch.
@@ -11,8 +11,8 @@ COPY ldae ldae
 COPY configs configs
 RUN pip install $PIP_OPTIONS .
 
-RUN useradd --create-home ldae && mkdir -p /work/outputs && chown -R ldae /work
+RUN useradd --create-home ldae && mkdir -p /data/outputs && chown -R ldae /data
 USER ldae
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["ldae"]
 CMD ["--help"]

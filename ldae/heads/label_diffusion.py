@@ -86,7 +86,7 @@ def sample_labels(
     signals = [float(table[t]) for t in levels] + [1.0]
     even = min(range(steps), key=lambda i: abs(signals[i] - 0.5))
     residual, first, middle = noise, mean, mean
-    for i, (t, now, after) in enumerate(zip(levels, signals, signals[1:], strict=False)):
+    for i, (t, now, after) in enumerate(zip(levels, signals[:-1], signals[1:], strict=True)):
         expected = model(residual + mean, t)
         first, middle = (expected if i == 0 else first), (expected if i == even else middle)
         residual, sigma = ddim_step(residual, expected - mean, now=now, after=after, eta=eta)

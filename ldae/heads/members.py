@@ -58,7 +58,7 @@ def member_columns(
             f"members must be at most the {len(depths)} depths given, got {count}. Lower `members`."
         )
     ends = list(accumulate(depths))
-    return [np.arange(end - size, end) for end, size in zip(ends[:count], depths, strict=False)]
+    return [np.arange(end - size, end) for end, size in zip(ends[:count], depths[:count], strict=True)]
 
 
 def code_columns(width: int, *, depths: Sequence[int] | None) -> NDArray[np.intp]:

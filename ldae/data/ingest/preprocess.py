@@ -113,7 +113,9 @@ def _one(
             return {"dice": done["Dice"], "reason": done["Reason"]}
         dice = _register(str(row["path"]), mask, target=target, transform=transform, spacing=spacing)
     except Exception as error:
-        return {"dice": None, "reason": f"failed: {type(error).__name__}"}
+        # one bad scan must not stop the others, whatever a reader or ITK makes of it; the table tells why
+        cause = next(iter(str(error).splitlines()), "")
+        return {"dice": None, "reason": f"failed: {type(error).__name__} {cause}".rstrip()}
     reason = "" if dice >= LEAST_DICE else "registration failed: too little overlap with the template"
     steps = ["reorient", "N4BiasFieldCorrection", TRANSFORMS[transform]]
     facts = {"Sources": inputs, "SkullStripped": True, "Steps": steps, "SpatialReference": SPACE}
