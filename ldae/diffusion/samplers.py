@@ -55,28 +55,8 @@ def solver_levels(solver: Solver, *, schedule: Schedule, steps: int) -> list[int
     return schedule.angle_grid(steps) if solver in ON_GAUSSIAN else schedule.grid(steps)
 
 
-def encode(
-    model: EpsModel,
-    z0: Tensor,
-    *,
-    schedule: Schedule,
-    steps: int,
-    solver: Solver = DEFAULT_SOLVER,
-    gaussian: Gaussian | None = None,
-    clip_sample: bool = False,
-) -> Tensor:
-    """Walk a clean latent up to its noise z_T; arguments as for `encode_states`.
-
-    Returns:
-        z_T, float32, of the shape of `z0`.
-    """
-    return encode_states(
-        model, z0, schedule=schedule, steps=steps, solver=solver, gaussian=gaussian, clip_sample=clip_sample
-    )[0]
-
-
 @torch.no_grad()
-def encode_states(
+def encode(
     model: EpsModel,
     z0: Tensor,
     *,
@@ -128,7 +108,7 @@ def decode(
     previous: Tensor | None = None,
     clip_sample: bool = False,
 ) -> Tensor:
-    """Walk noise z_T down to a clean latent; arguments as for `encode_states`.
+    """Walk noise z_T down to a clean latent; arguments as for `encode`.
 
     Args:
         model: Noise estimate.
@@ -137,7 +117,7 @@ def decode(
         steps: Network calls.
         solver: One of `SOLVERS`.
         gaussian: As on the way up.
-        previous: What `encode_states` gave beside z_T, for "exact"; None for noise that was drawn.
+        previous: What `encode` gave beside z_T, for "exact"; None for noise that was drawn.
         clip_sample: Clip x0.
 
     Returns:

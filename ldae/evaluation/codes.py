@@ -82,7 +82,7 @@ def encode_scans(
 
     def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
         places = list(rows.index)
-        noise, previous = scans.pipeline.networks.to_noise_states(
+        noise, previous = scans.pipeline.networks.to_noise(
             latents[places], semantic[places], steps=steps, solver=solver, batch_size=SCANS_AT_ONCE
         )
         return {"stochastic": noise} if previous is None else {"stochastic": noise, "previous": previous}

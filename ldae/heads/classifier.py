@@ -63,7 +63,7 @@ class TrainingSet:
         return np.asarray(len(self.encoded) / (len(counts) * counts[self.encoded]), dtype=np.float32)
 
 
-class CodeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class CodeClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of codes; a head says how it fits, what its probabilities are, and what it must keep."""
 
     folds: int

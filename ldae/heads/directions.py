@@ -126,6 +126,7 @@ def class_label(head: Head, target_class: Any) -> Any:
         InputError: As `class_index`.
     """
     index = class_index(head, target_class)
+    # `class_index` has a number for classifiers only
     return None if index is None else head.classes_.tolist()[index]  # type: ignore[attr-defined]
 
 
@@ -134,6 +135,7 @@ def head_output(head: Head, codes: ArrayLike, *, target_class: Any = None) -> ND
     index = class_index(head, target_class)
     if index is None:
         return np.asarray(head.predict(codes), dtype=np.float64)
+    # `class_index` has a number for classifiers only
     return np.asarray(head.predict_proba(codes)[:, index], dtype=np.float64)  # type: ignore[attr-defined]
 
 

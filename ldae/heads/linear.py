@@ -42,7 +42,7 @@ RIDGE_GRID = tuple(float(value) for value in 10.0 ** np.arange(-1, 6.5, 0.5))
 MAX_ITERATIONS = 5000
 
 
-class _LinearHead(BaseEstimator):  # type: ignore[misc]
+class _LinearHead(BaseEstimator):
     """What the two probes share: the linear map, and its saved form."""
 
     regularisation: Sequence[float]
@@ -102,7 +102,7 @@ class _LinearHead(BaseEstimator):  # type: ignore[misc]
         return head
 
 
-class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
+class LinearProbe(ClassifierMixin, _LinearHead):
     """Which class a code belongs to: standardised features, multinomial logistic regression.
 
     The L2 strength is the candidate with the lowest out-of-fold negative log-likelihood, where the folds
@@ -239,7 +239,7 @@ class LinearProbe(ClassifierMixin, _LinearHead):  # type: ignore[misc]
         return head
 
 
-class RidgeProbe(RegressorMixin, _LinearHead):  # type: ignore[misc]
+class RidgeProbe(RegressorMixin, _LinearHead):
     """How much of something a code holds (an age, a volume): standardised features, ridge regression.
 
     The L2 strength is the candidate with the lowest out-of-fold squared error, where the folds keep the scans

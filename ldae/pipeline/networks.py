@@ -146,21 +146,6 @@ class Networks(nn.Module):
         solver: Solver = DEFAULT_SOLVER,
         clip_sample: bool = False,
         batch_size: int | None = None,
-    ) -> Tensor:
-        """Latents z_0 [B, C, h, w, d] to stochastic codes z_T of the same shape; see `to_noise_states`."""
-        return self.to_noise_states(
-            latents, semantic, steps=steps, solver=solver, clip_sample=clip_sample, batch_size=batch_size
-        )[0]
-
-    def to_noise_states(
-        self,
-        latents: Tensor,
-        semantic: Tensor | None,
-        *,
-        steps: int = 20,
-        solver: Solver = DEFAULT_SOLVER,
-        clip_sample: bool = False,
-        batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Latents z_0 [B, C, h, w, d] to stochastic codes z_T, and what "exact" needs besides.
 
@@ -178,7 +163,7 @@ class Networks(nn.Module):
 
         def step(chunk: Tensor, *code: Tensor) -> Tensor:
             y = code[0] if code else None
-            states = samplers.encode_states(
+            states = samplers.encode(
                 self.diffusion.eps_model(y),
                 chunk,
                 schedule=self.diffusion.schedule,
@@ -212,7 +197,7 @@ class Networks(nn.Module):
             semantic: Codes [B, D], or None for the denoiser alone.
             steps: Network calls.
             solver: How the steps are taken.
-            previous: What `to_noise_states` gave beside z_T for "exact"; None for noise that was drawn.
+            previous: What `to_noise` gave beside z_T for "exact"; None for noise that was drawn.
             stop_fraction: Share of the noise levels, the lowest, at which the code is switched off, 0..1.
             clip_sample: Clip x0 to [-1, 1] as the published sampler does.
             batch_size: Scans at a time; None takes a number that fits.

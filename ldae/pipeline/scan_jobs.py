@@ -200,8 +200,14 @@ def interpolate_scans(
     check_fractions(fractions, extrapolate=extrapolate)
     job = ScanJob(pipeline, out, scans=[first, second], sampling=sampling or Sampling(), progress=False)
     start, end = (code for _, code in job.codes())
-    interpolate = pipeline.interpolate_trajectory if trajectory else pipeline.interpolate
-    scans = interpolate(start, end, fractions=fractions, steps=job.sampling.down, extrapolate=extrapolate)
+    scans = pipeline.interpolate(
+        start,
+        end,
+        fractions=fractions,
+        steps=job.sampling.down,
+        extrapolate=extrapolate,
+        trajectory=trajectory,
+    )
     for fraction, rendered in zip(fractions, scans, strict=True):
         job.write(
             first,

@@ -16,7 +16,8 @@ from ldae.data.artefact import atomic_path
 from ldae.errors import InputError
 from ldae.evaluation.record import RESULT, read_result
 from ldae.evaluation.summary import FIGURES, Figure, read_timings, write_summary
-from ldae.report.content import Run, Section, build_sections
+from ldae.report.content import build_sections
+from ldae.report.run import Run, Section
 
 logger = logging.getLogger(__name__)
 

@@ -204,7 +204,7 @@ class AutoencoderStage(Stage):
 
     def export(self, folder: Path) -> str:
         """Write the averaged autoencoder."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         return save_component(
             folder,
             kind=self.kind,

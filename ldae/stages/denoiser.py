@@ -87,7 +87,7 @@ class DenoiserStage(Stage):
 
     def setup(self, stage: str) -> None:
         """Take the latent statistics from the store."""
-        stats = self.trainer.datamodule.statistics()  # type: ignore[attr-defined]
+        stats = self.datamodule.statistics()
         self.normaliser = make_normaliser(stats, self.statistics).to(self.device)
         if self.prior == "place":
             self.place_variance = (stats.place_std / self.normaliser.std).square()
@@ -145,7 +145,7 @@ class DenoiserStage(Stage):
 
     def export(self, folder: Path) -> str:
         """Write the averaged UNet with the latent statistics, schedule and prediction."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         average = self.ema.module
         tensors = {f"unet.{name}": value for name, value in average.state_dict().items()}
         tensors |= {f"normaliser.{name}": value for name, value in self.normaliser.state_dict().items()}

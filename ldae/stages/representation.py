@@ -78,7 +78,7 @@ class RepresentationStage(Stage):
         """Build the networks for the sizes of the earlier stages and load the frozen ones."""
         if hasattr(self, "learned"):
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         denoiser, self.parent = load_denoiser(self.run_dir / "denoiser")
         self._check_parents(data)
         shape = tuple(data.store.stats().mean.shape)
@@ -211,7 +211,7 @@ class RepresentationStage(Stage):
 
     def export(self, folder: Path) -> str:
         """Write the averaged encoder and estimator."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         learned = self.ema.module
         return save_component(
             folder,

@@ -106,6 +106,11 @@ class Stage(LightningModule):
         self.run_dir = Path(run_dir)
         self.seed = seed
 
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the running `fit`: volumes for stage 1, latents for the others."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+
     def on_fit_start(self) -> None:
         """Lay the weights out as the processor likes them."""
         if self.device.type == "cpu":

@@ -35,7 +35,7 @@ def test_prior_alone_encodes_any_spread_to_unit_noise(spread: Tensor) -> None:
     model = guided(spread.square())
     generator = torch.Generator().manual_seed(1)
     z0 = spread * torch.randn(12, 3, *LATENT, generator=generator)
-    noise = encode(model.eps_model(None), z0, schedule=model.schedule, steps=100)
+    noise, _ = encode(model.eps_model(None), z0, schedule=model.schedule, steps=100)
     per_place = noise.square().mean(0).sqrt()
     assert per_place.mean().item() == pytest.approx(1, abs=0.06)
     assert per_place.mean((1, 2, 3)).min() > 0.8
@@ -47,7 +47,7 @@ def test_without_a_prior_small_places_vanish_from_the_noise(spread: Tensor) -> N
     model = guided(None)
     generator = torch.Generator().manual_seed(1)
     z0 = spread * torch.randn(12, 3, *LATENT, generator=generator)
-    noise = encode(model.eps_model(None), z0, schedule=model.schedule, steps=100)
+    noise, _ = encode(model.eps_model(None), z0, schedule=model.schedule, steps=100)
     assert noise.square().mean(0).sqrt().min() < 0.1
 
 

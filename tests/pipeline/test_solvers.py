@@ -25,7 +25,7 @@ def exact(pipe: LDAEPipeline, scans: list[str]) -> list[Code]:
 def test_exact_comes_back_in_a_few_steps(pipe: LDAEPipeline, scans: list[str], exact: list[Code]) -> None:
     volumes = torch.stack([pipe.read(path).data for path in scans[:2]])
     latents, semantic = pipe.networks.compress(volumes), pipe.networks.describe(volumes)
-    noise, previous = pipe.networks.to_noise_states(latents, semantic, steps=STEPS, solver="exact")
+    noise, previous = pipe.networks.to_noise(latents, semantic, steps=STEPS, solver="exact")
     back = pipe.networks.from_noise(noise, semantic, steps=STEPS, solver="exact", previous=previous)
     assert (back - latents).abs().max() < 1e-3
     decoded = torch.stack([scan.data for scan in pipe.decode(exact, steps=STEPS)])
@@ -63,10 +63,10 @@ def test_swapped_semantic_code_keeps_the_auxiliary(pipe: LDAEPipeline, exact: li
 
 def test_trajectory_ends_at_the_scans(pipe: LDAEPipeline, scans: list[str]) -> None:
     codes = pipe.encode(scans[:2], steps=STEPS)
-    ends = pipe.interpolate_trajectory(*codes, fractions=[0, 1], steps=STEPS)
+    ends = pipe.interpolate(*codes, fractions=[0, 1], steps=STEPS, trajectory=True)
     for end, code in zip(ends, codes, strict=True):
         torch.testing.assert_close(end.data, pipe.decode(code, steps=STEPS).data, atol=1e-4, rtol=0)
-    mixed = pipe.interpolate_trajectory(*codes, fractions=[0.5], steps=STEPS)[0]
+    mixed = pipe.interpolate(*codes, fractions=[0.5], steps=STEPS, trajectory=True)[0]
     assert torch.isfinite(mixed.data).all()
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ldae.data.artefact import read_json
 from ldae.evaluation.summary import KEYS
-from ldae.report.content import Picture, Section
 from ldae.report.page import Row, format_number, render_page, summary_groups, write_report
+from ldae.report.run import Picture, Section
 
 TITLES = [
     "Reconstruction",

@@ -96,6 +96,7 @@ def _read(pydicom: Any, path: Path) -> Any:
     try:
         return pydicom.dcmread(path, force=True)
     except Exception as error:
+        # pydicom fails on damaged bytes in any way that a byte may lead to
         raise RejectionError("extract", "damaged file", detail=f"{path}: {error}") from error
 
 

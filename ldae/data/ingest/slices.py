@@ -56,6 +56,7 @@ def read_slices(datasets: Sequence[Any]) -> list[Slice]:
         try:
             pixels = np.asarray(dataset.pixel_array)
         except Exception as error:
+            # so do the decoders behind pydicom: ValueError, RuntimeError and their own kinds
             raise RejectionError("extract", "damaged pixel data", detail=str(error)) from error
         shared = _first(dataset, "SharedFunctionalGroupsSequence")
         groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]

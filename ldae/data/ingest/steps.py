@@ -49,6 +49,7 @@ def run_item(item: Item, rules: Rules) -> Record:
     except RejectionError as error:
         record.reject(error)
     except Exception as error:
+        # one bad series must not stop the others; the record keeps what happened
         record.reject(RejectionError(record.step, f"failed: {type(error).__name__}", detail=str(error)))
     return record
 
