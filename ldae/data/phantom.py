@@ -26,7 +26,7 @@ from ldae.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 5  # raise it when the same parameters give other voxels
+RECIPE = 6  # raise it when the same parameters give other voxels
 TABLE = "cohort.csv"
 PARAMETERS = "phantom.json"
 JOURNAL = "scans/rendered.jsonl"

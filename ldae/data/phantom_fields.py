@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-LARGEST_FIRST_STEP = 0.4  # voxels, of one Euler step; the map is then within about 0.03 voxel of the flow
+# The first step of a flow is short where either holds; the map is then within about 0.02 voxel of the flow.
+FIRST_STEP = 0.4  # voxels that it moves
+FIRST_STRAIN = 0.25  # largest derivative of its displacement
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def _gaussians(grid: Grid, onto: Grid, sigma: float) -> tuple[Tensor, ...]:
 def exponential(velocity: Tensor, grid: Grid) -> Tensor:
     """Displacement of exp(velocity), by scaling and squaring.
 
+    The first step is the Taylor series of the flow to second order, v + (Dv)v / 2, so that few squarings do:
+    each takes time and interpolates.
+
     Args:
         velocity: [3, X, Y, Z], mm.
         grid: Where its nodes lie.
@@ -148,9 +153,13 @@ def exponential(velocity: Tensor, grid: Grid) -> Tensor:
     Returns:
         [3, X, Y, Z], mm.
     """
-    largest = float(velocity.abs().amax()) / grid.spacing
-    squarings = max(0, math.ceil(math.log2(max(largest, 1e-9) / LARGEST_FIRST_STEP)))
-    displacement: Tensor = velocity / 2**squarings
+    slopes = torch.stack(torch.gradient(velocity, spacing=grid.spacing, dim=(1, 2, 3)))
+    excess = min(
+        float(velocity.abs().amax()) / grid.spacing / FIRST_STEP, float(slopes.abs().amax()) / FIRST_STRAIN
+    )
+    squarings = max(0, math.ceil(math.log2(max(excess, 1e-9))))
+    step = velocity / 2**squarings
+    displacement: Tensor = step + (step[:, None] * slopes).sum(0) / 2 ** (squarings + 1)
     for _ in range(squarings):
         displacement = compose(displacement, displacement, grid)
     return displacement

@@ -33,7 +33,7 @@ def evaluate_code(
     split: str = "test",
     steps: int = 20,
     seed: int = 0,
-    limit: int | None = 96,
+    limit: int | None = None,
     device: str = "auto",
     progress: bool = False,
     run_dir: str | Path | None = None,

@@ -10,7 +10,7 @@ import pytest
 
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError, InputError
-from ldae.pipeline import pipeline as pipeline_room
+from ldae.pipeline import codec
 from ldae.pipeline.embeddings import code_array, code_columns, depth_array, embed_cohort, read_embeddings
 from ldae.pipeline.pipeline import LDAEPipeline
 
@@ -47,7 +47,7 @@ def test_a_second_time_does_nothing(run_dir: Path, tmp_path: Path, monkeypatch: 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr(pipeline_room, "load_networks", fail)
+    monkeypatch.setattr(codec, "load_networks", fail)
     embed(run_dir, out)
     assert out.stat().st_mtime_ns == before
     with pytest.raises(AssertionError, match="networks were loaded"):
@@ -109,7 +109,7 @@ def test_depths_stand_beside_the_code(run_dir: Path, tmp_path: Path, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("networks were loaded")
 
-    monkeypatch.setattr(pipeline_room, "load_networks", fail)
+    monkeypatch.setattr(codec, "load_networks", fail)
     embed(run_dir, out)  # a table with depths serves without
     with pytest.raises(AssertionError, match="networks were loaded"):
         embed(run_dir, tmp_path / "plain.parquet", depths=True)

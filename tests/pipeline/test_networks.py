@@ -35,7 +35,7 @@ def test_latents_are_normalised_posterior_means(networks: Networks, volumes: Ten
 def test_noise_is_the_sampler_s(networks: Networks, volumes: Tensor) -> None:
     latents, codes = networks.compress(volumes), networks.describe(volumes)
     model = networks.diffusion.eps_model(codes)
-    wanted = samplers.encode(model, latents, schedule=networks.diffusion.schedule, steps=3, solver="ddim")
+    wanted, _ = samplers.encode(model, latents, schedule=networks.diffusion.schedule, steps=3, solver="ddim")
     found, _ = networks.to_noise(latents, codes, steps=3, solver="ddim", batch_size=3)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     back = samplers.decode(model, wanted, schedule=networks.diffusion.schedule, steps=5, solver="ddim")
@@ -48,7 +48,9 @@ def test_without_code_the_denoiser_works_alone(networks: Networks, volumes: Tens
     alone, _ = networks.to_noise(latents, None, steps=3)
     model = networks.diffusion.eps_model(None)
     gaussian = networks.diffusion.gaussian(None)
-    wanted = samplers.encode(model, latents, schedule=networks.diffusion.schedule, steps=3, gaussian=gaussian)
+    wanted, _ = samplers.encode(
+        model, latents, schedule=networks.diffusion.schedule, steps=3, gaussian=gaussian
+    )
     torch.testing.assert_close(alone, wanted, rtol=1e-4, atol=1e-4)
     assert (alone - networks.to_noise(latents, networks.describe(volumes), steps=3)[0]).abs().max() > 1e-2
 
