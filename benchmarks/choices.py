@@ -31,7 +31,7 @@ FIGURES = {
     "reconstruction": ("reconstruction_ssim", "semantic_only_ssim", "noise_code_std"),
     "comparison": ("probe_auc", "probe_age_mae", "ventricle_r2"),
 }
-OPTIONS = {"reconstruction": ("--steps", "10", "--limit", "24")}
+OPTIONS = {"code": ("--limit", "96"), "reconstruction": ("--steps", "10", "--limit", "24")}
 """Of the measurements that take long."""
 
 
