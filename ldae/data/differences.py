@@ -162,7 +162,7 @@ def _extraction(*, extracted: bool) -> Difference:
     return Difference(
         item="brain extraction",
         scan="brain alone" if extracted else "whole head, or background that is not 0",
-        spec="as the training scans",
+        spec="not recorded; the verdict compares with the training scans",
         differs=False,
         action="0 becomes 0" if extracted else "the lower percentile of voxels > 0 becomes 0",
         handled=True,
