@@ -97,6 +97,8 @@ def link(run_dir: Path, target: Path) -> None:
 
 def train_denoiser(row: Row, *, base: Path, out: Path) -> Path:
     """Stage 2 of a row, trained once for all rows that share it; the folder of its component."""
+    if not row.denoiser:
+        return base / "denoiser"
     run_dir = out / "_".join(["denoiser", *(value for _, value in row.denoiser)])
     for name in SHARED:
         link(run_dir, base / name)
@@ -105,7 +107,9 @@ def train_denoiser(row: Row, *, base: Path, out: Path) -> Path:
 
 
 def train(row: Row, *, base: Path, out: Path) -> Path:
-    """Stages 2 and 3 of a row, and its measurements; the folder of its run."""
+    """The folder of a row's run: of the demo itself for the default, else stages 2 and 3 are trained."""
+    if not row.representation:
+        return base
     run_dir = out / row.name
     for folder in (*(base / name for name in SHARED), train_denoiser(row, base=base, out=out)):
         link(run_dir, folder)
@@ -116,8 +120,6 @@ def train(row: Row, *, base: Path, out: Path) -> Path:
     )
     for target in ("diagnosis", "age"):
         call("probe", "--run-dir", run, "--target", target)
-    for name in FIGURES:
-        call("evaluate", name, "--run-dir", run, *OPTIONS.get(name, ()))
     return run_dir
 
 
@@ -127,11 +129,13 @@ def call(*command: str) -> None:
         raise SystemExit(f"ldae {shlex.join(command)} failed")
 
 
-def measured(run_dir: Path) -> dict[str, float]:
-    """The figures of a row."""
+def measure(run_dir: Path, *, out: Path) -> dict[str, float]:
+    """The figures of a run, measured into `out`."""
     found: dict[str, float] = {}
     for name, keys in FIGURES.items():
-        values = json.loads((run_dir / "evaluation" / name / "result.json").read_text())["values"]
+        folder = out / "evaluation" / name
+        call("evaluate", name, "--run-dir", str(run_dir), "--out", str(folder), *OPTIONS.get(name, ()))
+        values = json.loads((folder / "result.json").read_text())["values"]
         found |= {key: round(values[key], 3) for key in keys}
     return found
 
@@ -148,7 +152,7 @@ def run() -> None:
     table = []
     for row in ROWS:
         run_dir = train(row, base=arguments.run_dir, out=arguments.out)
-        table.append({"adds": row.words, **measured(run_dir)})
+        table.append({"adds": row.words, **measure(run_dir, out=arguments.out / row.name)})
         pd.DataFrame(table).to_csv(arguments.out / "table.csv", index=False)
     print(pd.DataFrame(table).to_string(index=False))
 
