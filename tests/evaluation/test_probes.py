@@ -6,44 +6,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from coded_cohort import SIZE, write_coded_cohort
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from ldae.cli.verbs.probe import HEADS as OFFERED
 from ldae.data.artefact import read_json
-from ldae.data.split import split_subjects
 from ldae.errors import InputError
 from ldae.evaluation.head_choice import HEADS
 from ldae.evaluation.probes import fit_probe, is_fitted, read_metrics
-from ldae.pipeline.embeddings import read_embeddings, write_embeddings
+from ldae.pipeline.embeddings import read_embeddings
 from ldae.pipeline.head_folder import load_head
 
-SUBJECTS, SIZE = 120, 6
+SUBJECTS = 120
 
 
 @pytest.fixture(scope="module")
 def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Codes whose first number says the diagnosis and whose second says the age, both with noise."""
-    random = np.random.default_rng(0)
-    severity = np.arange(SUBJECTS) % 3
-    codes = random.normal(size=(SUBJECTS, SIZE)).astype(np.float32)
-    frame = pd.DataFrame(
-        {
-            "subject": [f"s{number:03d}" for number in range(SUBJECTS)],
-            "session": "1",
-            "path": "scan.nii.gz",
-            "diagnosis": np.array(["CN", "MCI", "AD"])[severity],
-            "age": 70 + 8 * codes[:, 1] + random.normal(size=SUBJECTS),
-            "sex": np.array(["F", "M"])[np.arange(SUBJECTS) % 2],
-        }
-    )
-    frame["split"] = split_subjects(frame)
-    codes[:, 0] += 1.5 * severity
-    codes[:, 2] *= 100
-    frame = pd.concat([frame, pd.DataFrame(codes, columns=[f"y_{i:03d}" for i in range(SIZE)])], axis=1)
-    frame.attrs = {"pipeline": "p" * 64, "code_std": codes.std(axis=0).tolist()}
-    path = tmp_path_factory.mktemp("embeddings") / "embeddings.parquet"
-    write_embeddings(frame, path)
-    return path
+    """The table of a cohort of known codes."""
+    return write_coded_cohort(tmp_path_factory.mktemp("embeddings"), subjects=SUBJECTS)
 
 
 def test_diagnosis_is_ad_against_cn_on_test_subjects(embeddings: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ NAMES = {
     "comparison": "probes of the code against the same probes of the voxels",
     "counterfactual": "whether the anatomy follows the target",
     "interpolation": "whether the middle of three visits lies between the outer two",
+    "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
 OPTIONS = {
@@ -25,7 +26,9 @@ OPTIONS = {
     "comparison": (),
     "counterfactual": (*SAMPLING, "hold", "thorough"),
     "interpolation": (*SAMPLING, "thorough"),
+    "calibration": ("split", "by"),
 }
+HEADED = ("counterfactual", "calibration")
 EPILOG = "\n".join(["names:", *(f"  {name:16}{what}" for name, what in NAMES.items())])
 
 
@@ -54,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="compare more scans of a synthetic cohort with the truth, in more ways",
     )
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="conformal sets that hold within its values, such as site"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="so many subjects at most")
     add_seed(parser)
     add_device(parser)
@@ -63,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure."""
     evaluate = getattr(import_module(f"ldae.evaluation.{args.name}"), f"evaluate_{args.name}")
     options = {name: getattr(args, name) for name in OPTIONS[args.name] if getattr(args, name) is not None}
-    if args.name == "counterfactual":
+    if args.name in HEADED:
         options["head"] = args.head or args.run_dir / "heads" / "diagnosis"
+    if args.name == "counterfactual":
         others = [args.run_dir / "heads" / "age"]
         options["hold"] = args.hold or [folder for folder in others if folder.is_dir()]
     folder = evaluate(
