@@ -28,7 +28,7 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 def execute(notebook: NotebookNode) -> NotebookNode:
     """Run it as Jupyter does, in its own folder and in a process of its own."""
     folder = {"metadata": {"path": str(TUTORIAL.parent)}}
-    return NotebookClient(notebook, timeout=300, resources=folder).execute()
+    return NotebookClient(notebook, timeout=300, startup_timeout=300, resources=folder).execute()
 
 
 def pictures(notebook: NotebookNode) -> list[str]:
