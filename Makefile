@@ -33,7 +33,7 @@ lint: $(STAMP)  ## ruff, import contracts, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/codespell ldae tests scripts configs docs data benchmarks README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell ldae tests scripts configs docs data benchmarks notebooks README.md CHANGELOG.md CONTRIBUTING.md
 
 format: $(STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ldae.heads import EvidentialClassifier, LaDiNEClassifier
 from ldae.heads.label_diffusion import LEVELS
 from ldae.heads.stacked import StackedLinear
 
-SCANS, WIDTH, BATCH = 1000, 768, 64
+WIDTH, BATCH = 768, 64
 
 
 def seconds(work: Callable[[], object], *, repeats: int) -> list[float]:
@@ -36,8 +37,6 @@ def seconds(work: Callable[[], object], *, repeats: int) -> list[float]:
 
 def one_member(head: LaDiNEClassifier) -> LaDiNEClassifier:
     """A copy whose predictor is the first member's alone."""
-    from copy import deepcopy
-
     alone = deepcopy(head)
     for layer in alone.denoiser_.modules():
         if isinstance(layer, StackedLinear):
@@ -63,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--calls", type=int, default=200, help="of the plain loop, then scaled")
+    parser.add_argument("--scans", type=int, default=1000, help="that the heads are fitted on, 64 or more")
     args = parser.parse_args()
     random = np.random.default_rng(0)
-    codes = random.standard_normal((SCANS, WIDTH))
-    labels = (codes[:, :5].sum(axis=1) + random.standard_normal(SCANS) > 0).astype(int)
+    codes = random.standard_normal((args.scans, WIDTH))
+    labels = (codes[:, :5].sum(axis=1) + random.standard_normal(args.scans) > 0).astype(int)
     evidential = seconds(lambda: EvidentialClassifier().fit(codes, labels), repeats=1)[0]
     head = LaDiNEClassifier()
     fit = seconds(lambda: head.fit(codes, labels), repeats=1)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the classifiers past the linear probe share: checks before fitting, prediction, and the saved form."""
+"""What the classifiers past the linear probe share: fitting, prediction, and the saved form."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 
-from ldae.errors import CheckpointError
 from ldae.heads.checks import (
     Folds,
     check_classes,
@@ -25,6 +24,7 @@ from ldae.heads.checks import (
     resolve_positive,
     stratified_folds,
 )
+from ldae.heads.saved import SavedHead, jsonable
 
 LARGEST_SEED = 2**31 - 1
 
@@ -36,11 +36,13 @@ class TrainingSet:
     Attributes:
         features: Codes [N, D].
         encoded: Class index of each [N].
+        groups: Subject of each [N]; None where every code is a subject of its own.
         folds: Training and held-out rows of each fold, no subject on both sides.
     """
 
     features: NDArray[np.float64]
     encoded: NDArray[np.intp]
+    groups: NDArray[Any] | None
     folds: Folds
 
     @property
@@ -63,7 +65,7 @@ class TrainingSet:
         return np.asarray(len(self.encoded) / (len(counts) * counts[self.encoded]), dtype=np.float32)
 
 
-class CodeClassifier(ClassifierMixin, BaseEstimator):
+class CodeClassifier(ClassifierMixin, SavedHead):
     """A classifier of codes; a head says how it fits, what its probabilities are, and what it must keep."""
 
     folds: int
@@ -72,7 +74,34 @@ class CodeClassifier(ClassifierMixin, BaseEstimator):
     classes_: NDArray[Any]
     positive_label_: Any
     seed_: int
-    n_features_in_: int
+    context: int = 0  # columns at the end of X that are no code, and may be NaN
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fits the head.
+
+        Args:
+            X: Codes [N, D], finite, or what the head takes beside or instead of them.
+            y: Class of each code [N].
+            groups: Subject of each code [N]; None takes every code for a subject of its own.
+
+        Returns:
+            The fitted head.
+
+        Raises:
+            InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds, an unknown
+                option.
+        """
+        self._check_options()
+        self._fit(self._begin(X, y, groups=groups))
+        return self
+
+    def _check_options(self) -> None:
+        """Stops on an option that is not allowed."""
+        check_number("folds", self.folds, least=2)
+
+    @abstractmethod
+    def _fit(self, training: TrainingSet) -> None:
+        """Learns from checked data."""
 
     @abstractmethod
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -87,53 +116,40 @@ class CodeClassifier(ClassifierMixin, BaseEstimator):
         chosen = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
-    def _begin(
-        self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None, missing: int = 0
-    ) -> TrainingSet:
-        check_number("folds", self.folds, least=2)
-        features, targets = check_training(self, X, targets=y, missing=missing)
+    def _begin(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None) -> TrainingSet:
+        features, targets = check_training(self, X, targets=y, missing=self.context)
         check_classification_targets(targets)
         self.classes_, encoded = check_classes(targets)
         self.positive_label_ = resolve_positive(self.positive_label, self.classes_)
         self.seed_ = int(check_random_state(self.random_state).randint(LARGEST_SEED))
+        subjects = check_groups(groups, targets)
         folds = stratified_folds(
-            encoded,
-            check_groups(groups, targets),
-            classes=self.classes_,
-            folds=self.folds,
-            random_state=self.seed_,
+            encoded, subjects, classes=self.classes_, folds=self.folds, random_state=self.seed_
         )
         check_training_folds(folds, encoded, classes=self.classes_)
-        return TrainingSet(features, encoded, folds)
+        return TrainingSet(features, encoded, subjects, folds)
 
     def _config(self) -> dict[str, Any]:
-        """What every saved classifier says of itself, JSON-able."""
-        names = getattr(self, "feature_names_in_", None)
-        return {
-            "head": type(self).__name__,
-            "parameters": {name: _jsonable(value) for name, value in self.get_params(deep=False).items()},
-            "features": int(self.n_features_in_),
-            "feature_names": None if names is None else [str(name) for name in names],
-            "classes": [_jsonable(label) for label in self.classes_],
-            "seed": self.seed_,
-        }
+        told = {"classes": [jsonable(label) for label in self.classes_], "seed": self.seed_}
+        return super()._config() | told
 
     @classmethod
     def _restored(cls, config: dict[str, Any]) -> Self:
-        """An estimator with all that `_config` told."""
-        if config["head"] != cls.__name__:
-            raise CheckpointError(f"Head must be a {cls.__name__}, got {config['head']}.")
-        head = cls(**config["parameters"])
+        head = super()._restored(config)
         head.classes_ = np.asarray(config["classes"])
         head.positive_label_ = resolve_positive(head.positive_label, head.classes_)
-        head.n_features_in_ = int(config["features"])
         head.seed_ = int(config["seed"])
-        if config["feature_names"] is not None:
-            head.feature_names_in_ = np.asarray(config["feature_names"], dtype=object)
         return head
 
 
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_jsonable(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value
+class DirichletClassifier(CodeClassifier):
+    """A classifier that answers with a Dirichlet distribution over class probabilities."""
+
+    @abstractmethod
+    def concentration(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Concentration alpha of each code's Dirichlet distribution [N, C]."""
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Mean of the Dirichlet distribution [N, C], columns in the order of `classes_`."""
+        alpha = self.concentration(X)
+        return np.asarray(alpha / alpha.sum(axis=1, keepdims=True))

@@ -13,7 +13,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.utils.validation import check_is_fitted
 
 from ldae.heads.checks import check_arrays, check_features
-from ldae.heads.classifier import CodeClassifier, TrainingSet
+from ldae.heads.classifier import DirichletClassifier, TrainingSet
 from ldae.heads.linear import LinearProbe
 from ldae.heads.uncertainty import dirichlet_uncertainty
 
@@ -21,7 +21,7 @@ PROBE = "probe."
 SMALLEST = 1e-9
 
 
-class DensityDirichletClassifier(CodeClassifier):
+class DensityDirichletClassifier(DirichletClassifier):
     """Which class a code belongs to, with as much evidence as training scans lie where the code does.
 
     alpha = 1 + N(z) p(y | z), as in posterior networks (arXiv 2006.09239), on frozen codes: p is the linear
@@ -67,28 +67,13 @@ class DensityDirichletClassifier(CodeClassifier):
         self.positive_label = positive_label
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fits the head.
-
-        Args:
-            X: Codes [N, D], finite.
-            y: Class of each code [N].
-            groups: Subject of each code [N]; None takes every code for a subject of its own.
-
-        Returns:
-            The fitted head.
-
-        Raises:
-            InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds.
-        """
-        training = self._begin(X, y, groups=groups)
+    def _fit(self, training: TrainingSet) -> None:
         features, labels = training.features, self.classes_[training.encoded]
         self.probe_ = LinearProbe(folds=self.folds, random_state=self.seed_)
-        self.probe_.fit(features, labels, groups=groups)
+        self.probe_.fit(features, labels, groups=training.groups)
         self.shape_, self.rate_ = _distance_distributions(training)
         self.means_, self.root_ = _gaussians(features, training.encoded)
         self.counts_ = np.bincount(training.encoded).astype(np.float64)
-        return self
 
     def concentration(self, X: ArrayLike) -> NDArray[np.float64]:
         """Concentration alpha of each code's Dirichlet distribution [N, C]."""
@@ -97,11 +82,6 @@ class DensityDirichletClassifier(CodeClassifier):
         distances = _squared_distances(features, self.means_, root=self.root_)
         behind = gamma.sf(distances * self.rate_, self.shape_) @ self.counts_
         return np.asarray(1 + behind[:, None] * self.probe_.predict_proba(features))
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Mean of the Dirichlet distribution [N, C], columns in the order of `classes_`."""
-        alpha = self.concentration(X)
-        return np.asarray(alpha / alpha.sum(axis=1, keepdims=True))
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code; columns as of `ldae.heads.uncertainty.dirichlet_uncertainty`, and distance.

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ldae.heads.checks import check_arrays, check_features, check_number, check_option
-from ldae.heads.classifier import CodeClassifier, TrainingSet
+from ldae.heads.classifier import DirichletClassifier, TrainingSet
 from ldae.heads.evidential_losses import (
     EVIDENCES,
     KLS,
@@ -83,7 +83,7 @@ class EvidenceNetwork(nn.Module):
         return logits
 
 
-class EvidentialClassifier(CodeClassifier):
+class EvidentialClassifier(DirichletClassifier):
     """Which class a code belongs to, as a Dirichlet distribution: alpha = evidence + prior weight.
 
     The reliability-aware prediction of CLEAR-Mamba (arXiv 2601.20601) with the losses of Sensoy et al. (arXiv
@@ -171,23 +171,7 @@ class EvidentialClassifier(CodeClassifier):
         self.positive_label = positive_label
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fits the head.
-
-        Args:
-            X: Codes, then `context` columns [N, D + K]; finite, but for unknown context.
-            y: Class of each code [N].
-            groups: Subject of each code [N]; None takes every code for a subject of its own.
-
-        Returns:
-            The fitted head.
-
-        Raises:
-            InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds, an unknown
-                option.
-        """
-        self._check_options()
-        training = self._begin(X, y, groups=groups, missing=self.context)
+    def _fit(self, training: TrainingSet) -> None:
         self._check_context(training.features.shape[1])
         self.mean_, self.scale_ = _standardisation(training.features)
         inputs = self._inputs(training.features).float()
@@ -197,18 +181,12 @@ class EvidentialClassifier(CodeClassifier):
             for _ in self._train(network, inputs, training, epochs=self.epochs_):
                 pass
         self.network_ = for_prediction(network)
-        return self
 
     def concentration(self, X: ArrayLike) -> NDArray[np.float64]:
         """Concentration alpha of each code's Dirichlet distribution [N, C]."""
         check_is_fitted(self, "network_")
         inputs = self._inputs(check_features(self, X, missing=self.context))
         return self._alpha(self.network_(inputs)[0]).numpy()
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Mean of the Dirichlet distribution [N, C], columns in the order of `classes_`."""
-        alpha = self.concentration(X)
-        return np.asarray(alpha / alpha.sum(axis=1, keepdims=True))
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code; columns as of `ldae.heads.uncertainty.dirichlet_uncertainty`."""
@@ -245,6 +223,7 @@ class EvidentialClassifier(CodeClassifier):
         check_number("epochs", self.epochs, least=1)
         if self.context and not self.modulation:
             check_number("context without modulation", self.context, least=0, most=0)
+        super()._check_options()
 
     def _check_context(self, width: int) -> None:
         check_number("context", self.context, least=0, most=width - 1)

@@ -143,23 +143,7 @@ class LaDiNEClassifier(CodeClassifier):
         self.positive_label = positive_label
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fits the head.
-
-        Args:
-            X: Codes [N, D], or depths side by side, finite.
-            y: Class of each code [N].
-            groups: Subject of each code [N]; None takes every code for a subject of its own.
-
-        Returns:
-            The fitted head.
-
-        Raises:
-            InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds, more members
-                than depths, an unknown option.
-        """
-        self._check_options()
-        training = self._begin(X, y, groups=groups)
+    def _fit(self, training: TrainingSet) -> None:
         self.columns_ = member_columns(
             self.n_features_in_,
             members=self.members,
@@ -181,7 +165,6 @@ class LaDiNEClassifier(CodeClassifier):
         self.temperatures_ = members.temperatures.flatten().double().numpy()
         self.mapping_, self.denoiser_ = for_prediction(members.networks), for_prediction(denoiser)
         self.iota_ = self._fit_iota(training, members)
-        return self
 
     def sample(self, X: ArrayLike) -> NDArray[np.float64]:
         """Sampled labels of each code [N, K, M, C], not confined to [0, 1]."""
@@ -254,6 +237,7 @@ class LaDiNEClassifier(CodeClassifier):
         check_number("epochs", self.epochs, least=1)
         check_number("diffusion_steps", self.diffusion_steps, least=1)
         level_grid(self.steps)
+        super()._check_options()
 
     def _denoiser(self) -> LabelDenoiser:
         return LabelDenoiser(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_squared_error
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -21,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from ldae.errors import CheckpointError
 from ldae.heads.checks import (
     Folds,
     check_arrays,
@@ -35,6 +34,7 @@ from ldae.heads.checks import (
     resolve_positive,
     stratified_folds,
 )
+from ldae.heads.saved import SavedHead, jsonable
 from ldae.heads.uncertainty import softmax_uncertainty
 
 LOGISTIC_GRID = tuple(float(value) for value in 10.0 ** np.arange(-5, 1.5, 0.5))
@@ -42,7 +42,7 @@ RIDGE_GRID = tuple(float(value) for value in 10.0 ** np.arange(-1, 6.5, 0.5))
 MAX_ITERATIONS = 5000
 
 
-class _LinearHead(BaseEstimator):
+class _LinearHead(SavedHead):
     """What the two probes share: the linear map, and its saved form."""
 
     regularisation: Sequence[float]
@@ -53,7 +53,6 @@ class _LinearHead(BaseEstimator):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
     regularisation_: float
-    n_features_in_: int
 
     def _keep(self, pipeline: Pipeline, *, chosen: float) -> None:
         scaler, model = pipeline[0], pipeline[1]
@@ -72,33 +71,20 @@ class _LinearHead(BaseEstimator):
 
     def _base_state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         check_is_fitted(self, "coef_")
-        parameters = self.get_params(deep=False)
-        parameters["regularisation"] = [float(value) for value in self.regularisation]
-        names = getattr(self, "feature_names_in_", None)
-        config = {
-            "head": type(self).__name__,
-            "parameters": {name: _plain(value) for name, value in parameters.items()},
-            "features": int(self.n_features_in_),
-            "feature_names": None if names is None else [str(name) for name in names],
-            "regularisation": float(self.regularisation_),
-        }
+        config = self._config() | {"regularisation": float(self.regularisation_)}
+        config["parameters"]["regularisation"] = [float(value) for value in self.regularisation]
         arrays = {name: getattr(self, f"{name}_").copy() for name in ("mean", "scale", "coef", "intercept")}
         return config, arrays
 
     @classmethod
     def _restore(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]], *, rows: int) -> Self:
-        if config["head"] != cls.__name__:
-            raise CheckpointError(f"Head must be a {cls.__name__}, got {config['head']}.")
-        parameters = dict(config["parameters"])
-        head = cls(**{**parameters, "regularisation": tuple(parameters["regularisation"])})
-        width = int(config["features"])
+        head = cls._restored(config)
+        head.regularisation = tuple(head.regularisation)
+        width = head.n_features_in_
         shapes = {"mean": (width,), "scale": (width,), "coef": (rows, width), "intercept": (rows,)}
         for name, array in check_arrays(arrays, shapes=shapes, head=cls.__name__).items():
             setattr(head, f"{name}_", array)
-        head.n_features_in_ = width
         head.regularisation_ = float(config["regularisation"])
-        if config["feature_names"] is not None:
-            head.feature_names_in_ = np.asarray(config["feature_names"], dtype=object)
         return head
 
 
@@ -222,7 +208,7 @@ class LinearProbe(ClassifierMixin, _LinearHead):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """The fitted probe as a JSON-able dictionary and named float64 arrays."""
         config, arrays = self._base_state()
-        config["classes"] = [_plain(label) for label in self.classes_]
+        config["classes"] = [jsonable(label) for label in self.classes_]
         return config, arrays
 
     @classmethod
@@ -328,10 +314,6 @@ class RidgeProbe(RegressorMixin, _LinearHead):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         return cls._restore(config, arrays, rows=1)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _with(pipeline: Pipeline, **parameter: float) -> Pipeline:

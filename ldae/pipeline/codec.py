@@ -131,6 +131,23 @@ class Codec:
                 codes.append(Code(y.clone(), z.clone(), Place.of(one), self.sha256, kept, solver))
         return codes if isinstance(scan, list) else codes[0]
 
+    def describe(self, scans: Sequence[Source], *, batch_size: int | None = None) -> Tensor:
+        """The semantic codes of scans, float32 [N, D]: one pass of the encoder each, no walk to noise.
+
+        Args:
+            scans: Files, or scans on the pipeline's grid.
+            batch_size: Scans at a time; None takes a number that fits.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            InputError: A scan cannot be read, or lies on another grid.
+        """
+        codes = [torch.empty(0, len(self.statistics.mean))]
+        for batch in self._batches(scans):
+            volumes = torch.stack([scan.data for scan in batch])
+            codes.append(self.networks.describe(volumes, batch_size=batch_size))
+        return torch.cat(codes)
+
     @overload
     def decode(
         self,

@@ -3,35 +3,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from tiny_pipeline import save_stages
 
 from ldae.data.cohort import read_cohort
 from ldae.data.split import freeze_split, split_hash
 from ldae.pipeline.assemble import assemble_pipeline
 from ldae.pipeline.embeddings import embed_cohort
 
-TINY_PIPELINE = Path(__file__).resolve().parents[1] / "pipeline" / "tiny_pipeline.py"
 SUBJECTS = 60
 VISITS = 3
 SIZE = (16, 24, 16)
 SPACING = 8.0
-
-
-def tiny_pipeline() -> ModuleType:
-    """The builder of the pipeline tests."""
-    spec = importlib.util.spec_from_file_location("tiny_pipeline", TINY_PIPELINE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_scan(path: Path, *, ventricle_ml: float, seed: int) -> None:
@@ -76,7 +64,7 @@ def write_cohort_csv(folder: Path) -> Path:
 def make_judged_run(folder: Path) -> Path:
     """Cohort, pipeline and embeddings, as after training."""
     cohort = write_cohort_csv(folder / "cohort")
-    tiny_pipeline().save_stages(folder, split=split_hash(read_cohort(cohort)))
+    save_stages(folder, split=split_hash(read_cohort(cohort)))
     pipeline = assemble_pipeline(folder, device="cpu")
     embed_cohort(pipeline, cohort, out=folder / "embeddings.parquet", cache=folder / "cache", device="cpu")
     return folder

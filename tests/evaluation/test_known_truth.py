@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from judged_run import SIZE, SPACING, tiny_pipeline
+from judged_run import SIZE, SPACING
+from tiny_pipeline import save_stages
 
 from ldae.data.artefact import read_json, write_json
 from ldae.data.cohort import read_cohort
@@ -32,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose cohort is synthetic, with heads."""
     folder = tmp_path_factory.mktemp("known_run")
     cohort = make_phantom(folder / "cohort", subjects=60, spacing=SPACING, size=SIZE)
-    tiny_pipeline().save_stages(folder, split=split_hash(read_cohort(cohort)))
+    save_stages(folder, split=split_hash(read_cohort(cohort)))
     pipeline = assemble_pipeline(folder, device="cpu")
     embed_cohort(pipeline, cohort, out=folder / "embeddings.parquet", cache=folder / "cache", device="cpu")
     for target in ("diagnosis", "age"):

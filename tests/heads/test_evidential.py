@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gaussian_blobs import blobs
 from scipy.optimize import minimize_scalar
 from scipy.stats import dirichlet
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -36,13 +37,6 @@ QUICK = {"epochs": 15, "learning_rate": 0.05, "folds": 2}
 @parametrize_with_checks([EvidentialClassifier(**QUICK)], expected_failed_checks=lambda _: {})
 def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     check(estimator)
-
-
-def blobs(classes: int = 2, *, per_class: int = 40, width: int = 6, distance: float = 2.0) -> Any:
-    generator = np.random.default_rng(0)
-    means = distance * generator.standard_normal((classes, width))
-    codes = means.repeat(per_class, 0) + generator.standard_normal((classes * per_class, width))
-    return codes, np.repeat(np.arange(classes), per_class)
 
 
 def test_uncertainties_of_known_concentrations() -> None:

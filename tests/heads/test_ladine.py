@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gaussian_blobs import blobs
 from scipy.special import softmax
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
@@ -29,6 +30,7 @@ QUICK: dict[str, Any] = {
     "width": 16,
     "folds": 2,
 }
+OVERLAPPING: dict[str, Any] = {"classes": 3, "width": 40, "distance": 0.5}
 CHECKED = [LaDiNEClassifier(members=2, samples=5, **{**QUICK, "epochs": 5, "diffusion_steps": 5})]
 
 
@@ -37,16 +39,9 @@ def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def blobs(classes: int = 3, *, per_class: int = 40, width: int = 40, distance: float = 0.5) -> Any:
-    generator = np.random.default_rng(0)
-    means = distance * generator.standard_normal((classes, width))
-    codes = means.repeat(per_class, 0) + generator.standard_normal((classes * per_class, width))
-    return codes, np.repeat(np.arange(classes), per_class)
-
-
 @pytest.fixture(scope="module")
 def fitted() -> tuple[LaDiNEClassifier, Any, Any]:
-    codes, labels = blobs()
+    codes, labels = blobs(**OVERLAPPING)
     return LaDiNEClassifier(members=3, samples=7, **QUICK).fit(codes, labels), codes, labels
 
 
@@ -125,7 +120,7 @@ def test_a_full_ancestral_step_is_the_gaussian_posterior() -> None:
 @pytest.mark.parametrize("parametrisation", ["y0", "eps"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_batch_equals_the_loop_under_shared_noise(parametrisation: Any, eta: float) -> None:
-    codes, labels = blobs(per_class=10)
+    codes, labels = blobs(**OVERLAPPING, per_class=10)
     head = LaDiNEClassifier(members=2, samples=3, parametrisation=parametrisation, eta=eta, **QUICK)
     head.fit(codes, labels)
     rows = np.asarray(codes[:4], dtype=np.float64)
@@ -204,7 +199,7 @@ def test_accuracy_on_real_data(load: Any) -> None:
 
 
 def test_depths_are_the_columns_of_the_members() -> None:
-    codes, labels = blobs()
+    codes, labels = blobs(**OVERLAPPING)
     noise = np.random.default_rng(1).standard_normal((len(codes), 8))
     table = np.column_stack([noise, codes])
     head = LaDiNEClassifier(depths=(8, 40), **QUICK).fit(table, labels)
@@ -242,7 +237,7 @@ def test_state_survives_json(fitted: Any) -> None:
 )
 def test_wrong_options_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        LaDiNEClassifier(**settings).fit(*blobs())
+        LaDiNEClassifier(**settings).fit(*blobs(**OVERLAPPING))
 
 
 def test_bad_arrays_are_refused(fitted: Any) -> None:

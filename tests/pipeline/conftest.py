@@ -7,23 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_pipeline import save_stages, write_cohort_csv
+from tiny_pipeline import make_run
 
 from ldae.data.cohort import read_cohort
-from ldae.data.split import split_hash
 from ldae.heads import LinearProbe, RidgeProbe
-from ldae.pipeline.assemble import assemble_pipeline
 from ldae.pipeline.pipeline import LDAEPipeline
 
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with cohort, three stages with random weights, and the assembled pipeline."""
-    folder = tmp_path_factory.mktemp("run")
-    cohort = write_cohort_csv(folder / "cohort")
-    save_stages(folder, split=split_hash(read_cohort(cohort)))
-    assemble_pipeline(folder, device="cpu")
-    return folder
+    return make_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,12 @@ def test_shapes_of_a_code(codes: list[Code]) -> None:
     assert codes[0].intensity is not None
 
 
+def test_semantic_codes_need_no_walk(pipe: LDAEPipeline, scans: list[str], codes: list[Code]) -> None:
+    found = pipe.describe([pipe.read(scans[0]), *scans[1:]])
+    torch.testing.assert_close(found, torch.stack([code.semantic for code in codes]))
+    assert pipe.describe([]).shape == (0, 12)
+
+
 def test_more_steps_reconstruct_the_autoencoder_better(pipe: LDAEPipeline, scans: list[str]) -> None:
     volumes = pipe.read(scans[0]).data[None]
     wanted = pipe.networks.expand(pipe.networks.compress(volumes))[0]

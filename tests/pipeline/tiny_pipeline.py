@@ -15,8 +15,9 @@ from scipy import ndimage
 from torch import nn
 
 from ldae.data.artefact import save_component
+from ldae.data.cohort import read_cohort
 from ldae.data.spec import PreprocessingSpec
-from ldae.data.split import freeze_split
+from ldae.data.split import freeze_split, split_hash
 from ldae.diffusion.schedule import ScheduleConfig
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.backbones import BackboneConfig
@@ -24,6 +25,7 @@ from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.normaliser import LatentNormaliser
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.nets.unet import UNet, UNetConfig
+from ldae.pipeline.assemble import assemble_pipeline
 
 SPEC = PreprocessingSpec(spacing=(8.0, 8.0, 8.0), size=(16, 24, 16))
 LATENT = (8, 12, 8)
@@ -152,3 +154,11 @@ def save_stages(run_dir: Path, *, split: str, seed: int = 0) -> None:
         parents={"autoencoder": first, "denoiser": second},
         **common,
     )
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder with cohort, three stages with random weights, and the assembled pipeline."""
+    cohort = write_cohort_csv(folder / "cohort")
+    save_stages(folder, split=split_hash(read_cohort(cohort)))
+    assemble_pipeline(folder, device="cpu")
+    return folder

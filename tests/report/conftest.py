@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from judged_run import make_judged_run
 
 from ldae.data.artefact import write_json
 from ldae.evaluation.code import evaluate_code
@@ -26,19 +26,7 @@ from ldae.pipeline.scan_jobs import (
 )
 from ldae.pipeline.variation import vary_scans
 
-BUILDER = Path(__file__).resolve().parents[1] / "evaluation" / "judged_run.py"
 FEW = Sampling(steps=2)
-
-
-def build_run(folder: Path) -> Path:
-    """The run of the evaluation tests."""
-    spec = importlib.util.spec_from_file_location("judged_run_builder", BUILDER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Path = module.make_judged_run(folder)
-    return made
 
 
 def measure(run_dir: Path) -> None:
@@ -101,7 +89,7 @@ def write_logs(run_dir: Path) -> None:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as the demo leaves it."""
-    run_dir = build_run(tmp_path_factory.mktemp("reported") / "tiny")
+    run_dir = make_judged_run(tmp_path_factory.mktemp("reported") / "tiny")
     measure(run_dir)
     render(run_dir)
     write_logs(run_dir)
