@@ -74,9 +74,7 @@ def evaluate_code(
     return evaluate_once(material, name=NAME, settings=settings, compute=compute)
 
 
-def measure_gaps(
-    scans: ScanSet, material: Material, *, steps: int, seed: int, limit: int | None
-) -> Findings:
+def measure_gaps(scans: ScanSet, material: Material, *, steps: int, seed: int, limit: int | None) -> Findings:
     """What `evaluate_code` finds; arguments as there."""
     latents, semantic = compress_scans(scans, material)
     networks = scans.pipeline.networks
@@ -90,9 +88,7 @@ def measure_gaps(
         codes = (semantic[list(rows.index)], others, None)
         return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
 
-    parts = side_by_side(
-        measure, batches(chosen), networks=networks, name=NAME, progress=material.progress
-    )
+    parts = side_by_side(measure, batches(chosen), networks=networks, name=NAME, progress=material.progress)
     return _findings(pd.concat(parts, ignore_index=True))
 
 

@@ -28,9 +28,9 @@ def measure_slices(scans: ScanSet, rows: pd.DataFrame) -> pd.DataFrame:
 def slice_importance(encoder: SemanticEncoder, estimator: GradientEstimator, tokens: Tensor) -> pd.DataFrame:
     """How much each slice counts, a row a slice.
 
-    A slice's token is replaced by that slice's mean token over the scans: what it says of its own scan goes,
-    what it says of all scans stays. The squared change, summed and averaged over scans, is divided by the
-    variance over scans. Slices that say the same thing, or weigh on each other, add up to more or less than 1.
+    A slice's token is replaced by its mean over the scans: what it says of its own scan goes, what it says
+    of all scans stays. The squared change, summed and averaged over scans, is divided by the variance over
+    scans. Slices that say the same thing, or weigh on each other, add up to more or less than 1.
 
     Args:
         encoder: The semantic encoder, in eval mode.

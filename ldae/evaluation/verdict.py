@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measures of a code to a verdict: what is wrong with it, and which key of the configuration to change."""
+"""From measures of a code to a verdict: what is wrong with it, and which configuration key to change."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ def test_effective_rank_of_known_spectra() -> None:
     assert effective_rank(np.zeros((3, 3))) == 0
 
 
-def test_any_pipeline_is_examined(judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_pipeline_is_examined(
+    judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["doctor", "--pipeline", str(judged_run / "pipeline"), "--out", str(tmp_path), "--limit", "9"]
     assert main([*words, "--device", "cpu"]) == 0
     said = capsys.readouterr().out
@@ -101,7 +103,9 @@ def test_codes_that_are_all_alike_are_found(spoil: Callable[[Change], Path]) -> 
     document = read_json(folder / "doctor.json")
     states = {check["name"]: check["state"] for check in document["checks"]}
     assert document["verdict"].startswith("The codes of all scans are almost equal (also bad: ")
-    assert states["codes differ"] == states["error, own code to another's"] == states["effective rank"] == "bad"
+    assert (
+        states["codes differ"] == states["error, own code to another's"] == states["effective rank"] == "bad"
+    )
     assert states["code in the stochastic code"] == "cannot tell"
     assert pd.read_csv(folder / "slices.csv")["code"].max() < 1e-6
 
@@ -112,7 +116,9 @@ def test_too_few_subjects_are_refused(judged_run: Path, capsys: pytest.CaptureFi
     assert "must leave at least 5 subjects, got 4" in capsys.readouterr().err
 
 
-def test_a_missing_cohort_is_named(judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_cohort_is_named(
+    judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["doctor", "--pipeline", str(judged_run / "pipeline"), "--run-dir", str(tmp_path)]
     assert main([*words, "--device", "cpu"]) == 2
     assert str(tmp_path / "cohort" / "cohort.csv") in capsys.readouterr().err

@@ -26,7 +26,9 @@ def encoder() -> SemanticEncoder:
 
 
 def make_estimator(**config: str) -> GradientEstimator:
-    estimator = GradientEstimator(EstimatorConfig(**config), unet=UNET, code_size=CODE, latent_shape=(2, 2, 2))
+    estimator = GradientEstimator(
+        EstimatorConfig(**config), unet=UNET, code_size=CODE, latent_shape=(2, 2, 2)
+    )
     if estimator.place is not None:
         torch.nn.init.normal_(estimator.place.weight)
     return estimator.requires_grad_(False)

@@ -38,9 +38,10 @@ def verdict(settings: dict[str, str] = SET, **changed: float) -> str:
 
 def test_a_good_code_is_told_with_its_numbers() -> None:
     assert verdict() == (
-        "The code works: codes differ from scan to scan, a scan's own code leaves 25 % of the error without a "
-        "code, it leaves 10 % of the error with another subject's, the code's effective rank is 30.0 of 256, the "
-        "weightiest slice, axial 14, has 10 % of the say, the code tells 1 % of the stochastic code's variance."
+        "The code works: codes differ from scan to scan, a scan's own code leaves 25 % of the error "
+        "without a code, it leaves 10 % of the error with another subject's, the code's effective rank is "
+        "30.0 of 256, the weightiest slice, axial 14, has 10 % of the say, the code tells 1 % of the "
+        "stochastic code's variance."
     )
 
 
@@ -48,11 +49,23 @@ def test_a_good_code_is_told_with_its_numbers() -> None:
     ("changed", "said", "keys"),
     [
         ({"code_variation": 1e-5}, "The codes of all scans are almost equal: ", ["warm_start.epochs"]),
-        ({"gap_right_of_none": 0.96}, "The decoder does not use the code, ", ["warm_start.epochs", "trainer.max_epochs"]),
+        (
+            {"gap_right_of_none": 0.96},
+            "The decoder does not use the code, ",
+            ["warm_start.epochs", "trainer.max_epochs"],
+        ),
         ({"gap_right_of_shuffled": 1.0}, "The code does not tell one subject", ["warm_start.epochs"]),
-        ({"effective_rank": 2.0}, "The code's effective rank is 2.0 of 256: ", ["warm_start.components: true"]),
+        (
+            {"effective_rank": 2.0},
+            "The code's effective rank is 2.0 of 256: ",
+            ["warm_start.components: true"],
+        ),
         ({"largest_slice_share": 0.7}, "The weightiest slice, axial 14, has 70 %", ["encoder.plane"]),
-        ({"noise_explained": 0.5}, "The code tells 50 % of the stochastic", ["trainer.max_epochs", "--steps"]),
+        (
+            {"noise_explained": 0.5},
+            "The code tells 50 % of the stochastic",
+            ["trainer.max_epochs", "--steps"],
+        ),
     ],
 )
 def test_what_is_bad_is_said_with_what_to_change(
