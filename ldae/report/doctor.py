@@ -21,8 +21,8 @@ CODES = {
     "none": ("no code", GOLD),
 }
 SHARES = {
-    "prediction": ("change of what the code predicts", BLUE),
-    "code": ("change of the code", RUST),
+    "prediction": ("predicted latent", BLUE),
+    "code": ("code", RUST),
     "attention": ("attention", GOLD),
 }
 ENDS = {"axial": "below to above", "coronal": "back to front", "sagittal": "left to right"}
@@ -58,7 +58,9 @@ def doctor_figure(levels: pd.DataFrame, slices: pd.DataFrame, *, plane: str) -> 
             if name in slices and slices[name].sum() > 0:
                 weights = slices[name] / slices[name].mean()
                 right.plot(slices["slice"], weights, label=label, color=colour)
-        right.set(xlabel=f"{plane} slice, {ENDS[plane]}", ylabel="weight (1: even)", ylim=(0, None))
+        right.set(
+            xlabel=f"{plane} slice, {ENDS[plane]}", ylabel="what the slice moves (1: even)", ylim=(0, None)
+        )
         _legend_above(right)
     return figure
 
