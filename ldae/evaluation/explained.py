@@ -60,7 +60,7 @@ def share_explained(
 def _rotated(targets: NDArray[np.floating]) -> NDArray[np.floating]:
     """As many numbers as scans at most: a rotation of all targets together changes no squared error."""
     rows, columns = targets.shape
-    return targets if columns <= rows else np.asarray(np.linalg.qr(targets.T, mode="r").T)
+    return targets if columns <= rows else np.asarray(np.linalg.qr(targets.T, mode="r")).T
 
 
 def _search(folds: Any) -> GridSearchCV:
