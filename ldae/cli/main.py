@@ -19,7 +19,7 @@ GROUPS = {
     "data": ("ingest", "preprocess", "phantom", "split", "check"),
     "artefacts": ("latents", "assemble", "embed", "probe"),
     "scans": ("reconstruct", "vary", "interpolate", "manipulate"),
-    "results": ("evaluate", "report"),
+    "results": ("evaluate", "doctor", "report"),
     "all of it": ("demo",),
 }
 VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)

@@ -68,25 +68,28 @@ def evaluate_code(
     )
 
     def compute() -> Findings:
-        scans = open_scans(material)
-        latents, semantic = compress_scans(scans, material)
-        chosen = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
-        partner = chosen.index[other_subject(list(chosen["subject"]), seed=seed)]
-        shuffled = dict(zip(chosen.index, partner, strict=True))
-        levels = spread_levels(steps, total=len(scans.pipeline.networks.diffusion.schedule))
-
-        def measure(rows: pd.DataFrame) -> pd.DataFrame:
-            others = semantic[[shuffled[index] for index in rows.index]]
-            codes = (semantic[list(rows.index)], others, None)
-            return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
-
-        parts = side_by_side(
-            measure, batches(chosen), networks=scans.pipeline.networks, name=NAME, progress=progress
-        )
-        return _findings(pd.concat(parts, ignore_index=True))
+        return measure_gaps(open_scans(material), material, steps=steps, seed=seed, limit=limit)
 
     settings = {"levels": steps, "seed": seed, "limit": limit}
     return evaluate_once(material, name=NAME, settings=settings, compute=compute)
+
+
+def measure_gaps(scans: ScanSet, material: Material, *, steps: int, seed: int, limit: int | None) -> Findings:
+    """What `evaluate_code` finds; arguments as there."""
+    latents, semantic = compress_scans(scans, material)
+    networks = scans.pipeline.networks
+    chosen = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
+    partner = chosen.index[other_subject(list(chosen["subject"]), seed=seed)]
+    shuffled = dict(zip(chosen.index, partner, strict=True))
+    levels = spread_levels(steps, total=len(networks.diffusion.schedule))
+
+    def measure(rows: pd.DataFrame) -> pd.DataFrame:
+        others = semantic[[shuffled[index] for index in rows.index]]
+        codes = (semantic[list(rows.index)], others, None)
+        return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
+
+    parts = side_by_side(measure, batches(chosen), networks=networks, name=NAME, progress=material.progress)
+    return _findings(pd.concat(parts, ignore_index=True))
 
 
 def spread_levels(steps: int, *, total: int) -> list[int]:

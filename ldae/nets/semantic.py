@@ -89,10 +89,21 @@ class SemanticEncoder(nn.Module):
         Raises:
             InputError: The scans do not have the encoder's size.
         """
+        return self.pool(self.tokens(x))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to one token a slice, [B, S, W].
+
+        Raises:
+            InputError: The scans do not have the encoder's size.
+        """
         if tuple(x.shape[2:]) != tuple(self.size):
             raise InputError(f"scans must have size {self.size}, got {tuple(x.shape[2:])}.")
-        tokens = self.backbone(rearrange(x, self.pattern))
-        code, attention = self.pooling(rearrange(tokens, "(b s) w -> b s w", b=len(x)))
+        return rearrange(self.backbone(rearrange(x, self.pattern)), "(b s) w -> b s w", b=len(x))
+
+    def pool(self, tokens: Tensor) -> SemanticCode:
+        """Tokens [B, S, W] to codes with their slice attention."""
+        code, attention = self.pooling(tokens)
         return SemanticCode(self.norm(code.float()), attention)
 
     def describe_depths(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -50,6 +50,11 @@ class TrainingStatistics:
         """Mahalanobis distance of codes [N, D] from the training codes, [N]."""
         return np.asarray(np.linalg.norm(self.whiten(codes) @ self.whitening, axis=1))
 
+    def covariance(self) -> NDArray[np.float64]:
+        """Covariance of the training codes [D, D], shrunken as the whitening is."""
+        root = np.linalg.inv(self.whitening)
+        return np.asarray(self.std[:, None] * (root @ root) * self.std)
+
     def spread(self, unit: ArrayLike) -> float:
         """Standard deviation of the whitened training codes along a unit direction [D]."""
         return float(np.linalg.norm(np.linalg.solve(self.whitening, np.asarray(unit, dtype=np.float64))))

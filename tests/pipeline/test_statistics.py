@@ -27,6 +27,12 @@ def test_distance_is_mahalanobis_where_scans_are_plenty() -> None:
     np.testing.assert_allclose(statistics.whiten(codes).std(axis=0, ddof=1), 1)
 
 
+def test_covariance_is_that_of_the_codes() -> None:
+    codes = RANDOM.normal(size=(4000, 3)) @ RANDOM.normal(size=(3, 3)) * [0.1, 1, 10]
+    statistics = measure_training(codes, subjects=[str(i) for i in range(4000)], measures={})
+    np.testing.assert_allclose(statistics.covariance(), np.cov(codes.T), rtol=0.05, atol=1e-3)
+
+
 def test_range_holds_for_scans_that_were_not_seen() -> None:
     """With fewer scans than features the seen ones lie nearer; the stored range must not be theirs."""
     codes = RANDOM.normal(size=(300, 40)) @ RANDOM.normal(size=(40, 40))
