@@ -78,7 +78,7 @@ class Demo:
         yield self._step(
             "report",
             "report --run-dir {run}",
-            inputs=("pipeline", "heads", "evaluation", "timings.json"),
+            inputs=("pipeline", "heads", "evaluation", "scans", "timings.json"),
             outputs=("report.html", "summary.json"),
         )
 
