@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 
 from ldae.data.artefact import read_json
 from ldae.errors import InputError
-from ldae.evaluation.counterfactual import TRUTH, fit_estimator
+from ldae.evaluation.counterfactual import TRUTH
+from ldae.evaluation.material import first_visits
 from ldae.evaluation.record import RESULT, SCANS
 from ldae.evaluation.ventricles import VentricleEstimator
 from ldae.report.cuts import Panel, colour_limit, head_box
-from ldae.report.elements import Element, Frame, Picture, Series, Table, make_picture
+from ldae.report.elements import Element, Frame, Picture, Series, Table, View, make_picture
 from ldae.report.figures import target_curves
 from ldae.report.frames import colour_stops, draw_frame, encode_frame
 from ldae.report.renderings import Job
@@ -30,6 +30,8 @@ from ldae.report.tables import Column, make_table
 from ldae.report.volumes import volume_figure
 
 logger = logging.getLogger(__name__)
+
+RULER_SCANS = 300  # training scans that the measure learns from: enough for a label, and quick
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,23 @@ class Moved:
     @cached_property
     def volumes(self) -> list[float]:
         """Ventricle volumes measured in the counterfactuals, ml; not a number where nothing can."""
+        return [self._measured(Path(output["path"])) for output in self.outputs]
+
+    @property
+    def own_volume(self) -> float:
+        """Ventricle volume measured in the scan itself, ml."""
+        return self._measured(self.source)
+
+    def _measured(self, path: Path) -> float:
         if self.ruler is None:
-            return [float("nan")] * len(self.outputs)
-        read = self.run.viewer.pipeline.read
-        voxels = [read(output["path"]).data[0].numpy() for output in self.outputs]
-        return [float(volume) for volume in self.ruler.predict(np.stack(voxels))]
+            return float("nan")
+        voxels = self.run.viewer.pipeline.read(path).data.numpy()
+        return float(self.ruler.predict(voxels)[0])
+
+    @property
+    def farthest(self) -> int:
+        """Place of the counterfactual that was moved the most."""
+        return int(np.argmax([abs(output["Step"]) for output in self.outputs]))
 
     @property
     def word(self) -> str:
@@ -104,8 +118,10 @@ def fit_ruler(run: Run) -> VentricleEstimator | None:
     """What measures ventricles, where the cohort tells enough volumes to learn from."""
     if TRUTH not in run.scans.frame.columns:
         return None
+    known = run.scans.part("train").dropna(subset=[TRUTH])
+    rows = first_visits(known, limit=RULER_SCANS)
     try:
-        return fit_estimator(run.scans, cohort=run.cohort)
+        return VentricleEstimator().fit(run.scans.maps(rows), rows[TRUTH])
     except InputError as error:
         logger.warning("Ventricles are not measured for the page: %s", error)
         return None
@@ -121,10 +137,8 @@ def _series(moved: Moved) -> Series:
     ):
         panels = [Panel("", scan), Panel("", difference, "difference")]
         picture = draw_frame(panels, box=box, spacing=spacing, limit=moved.limit)
-        frames.append(
-            Frame(encode_frame(picture), _label(moved, output, volume), f"{output['Target']:g}")
-        )
-    start = sum(output["HeadAfter"] < moved.before for output in moved.outputs)
+        frames.append(Frame(encode_frame(picture), _label(moved, output, volume), f"{output['Target']:g}"))
+    place = sum(output["HeadAfter"] < moved.before for output in moved.outputs)
     still = moved.scans[0] - moved.differences[0]
     picture = draw_frame(
         [Panel("", still), Panel("", np.zeros_like(still), "difference")],
@@ -133,10 +147,11 @@ def _series(moved: Moved) -> Series:
         limit=moved.limit,
     )
     label = f"Not moved (reconstruction): the head says {moved.word} = {moved.before:.2f}"
-    frames.insert(start, Frame(encode_frame(picture), label, f"{moved.before:.2f}"))
+    label += f", ventricles {moved.own_volume:.1f} ml as measured in the scan" if moved.ruler else ""
+    frames.insert(place, Frame(encode_frame(picture), label, f"{moved.before:.2f}"))
     return Series(
         frames=frames,
-        start=start,
+        start=moved.farthest + (moved.farthest >= place),
         name=moved.word,
         colours=colour_stops("difference"),
         limit=moved.limit,
@@ -169,17 +184,17 @@ def _said(moved: Moved) -> Table:
     ]
     first = moved.outputs[0]
     held = [
-        Column(f"{place}-{name}-{when}", f"{_held_word(one['Name'], name)} {when.lower()}", 2)
+        Column(f"{place}-{name}-{when}", f"{_held_word(one['Name'], name)} {when.lower()}", ".2f")
         for place, one in enumerate(first["Hold"])
         for name in one["Before"]
         for when in ("Before", "After")
     ]
     columns = [
-        Column("target", f"target {moved.word}", 2),
-        Column("after", f"{moved.word} after", 2),
-        Column("step", "step, SD of codes", 2),
+        Column("target", f"target {moved.word}", ".2f"),
+        Column("after", f"{moved.word} after", ".2f"),
+        Column("step", "step, SD of codes", ".2f"),
         *held,
-        *([] if moved.ruler is None else [Column("ml", "ventricles, ml", 1)]),
+        *([] if moved.ruler is None else [Column("ml", "ventricles, ml", ".1f")]),
         Column("inside", "within training"),
     ]
     return make_table(
@@ -220,10 +235,9 @@ def _difference_maps(moved: Moved) -> Picture:
     )
 
 
-def _view(moved: Moved) -> Element:
+def _view(moved: Moved) -> View:
     """The difference that went farthest, to walk through."""
-    steps = [abs(output["Step"]) for output in moved.outputs]
-    far = int(np.argmax(steps))
+    far = moved.farthest
     target = f"{moved.word} = {moved.outputs[far]['Target']:g}"
     return view_difference(
         moved.differences[far],
@@ -232,8 +246,8 @@ def _view(moved: Moved) -> Element:
         limit=moved.limit,
         title=f"Difference at target {target}",
         caption=(
-            f"The change at target {target} over the scan, to walk through: click or use the cross. Changes "
-            "below a tenth of the scale are left out."
+            f"The change at target {target} over the scan, to walk through: a click goes there. Changes below a "
+            "quarter of the scale are left out."
         ),
         command=moved.job.command(moved.source),
     )

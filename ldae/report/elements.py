@@ -100,7 +100,7 @@ class View:
     Attributes:
         html: The document; it needs nothing else.
         title: What it shows.
-        height: Its height in pixels.
+        ratio: Height of its picture, as a share of the width.
         caption: What it means.
         command: What made it.
     """
@@ -108,7 +108,7 @@ class View:
     kind: ClassVar[str] = "view"
     html: str
     title: str
-    height: int
+    ratio: float
     caption: str
     command: str
 

@@ -6,17 +6,32 @@ from __future__ import annotations
 import pandas as pd
 
 from ldae.evaluation.counterfactual import TRUTH_TABLE
+from ldae.evaluation.known_counterfactual import ADDED, DECODED
 from ldae.evaluation.record import TABLE
 from ldae.report.elements import Table
 from ldae.report.run import Run
 from ldae.report.tables import Column, make_table
 
-PROBES = {"diagnosis": ("auc", "balanced_accuracy", "nll", "ece"), "age": ("mae", "r2"), "ventricle_ml": ("mae", "r2")}
+PROBES = {
+    "diagnosis": ("auc", "balanced_accuracy", "nll"),
+    "age": ("mae", "r2"),
+    "ventricle_ml": ("mae", "r2"),
+}
+TARGETS = {"diagnosis": "AD against CN", "age": "age, years", "ventricle_ml": "ventricle volume, ml"}
+METRICS = {
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "nll": "negative log likelihood",
+    "mae": "mean absolute error",
+    "r2": "R²",
+}
 KINDS = {
     "reconstruction": "both codes",
     "semantic_only": "semantic code, fresh noise",
     "autoencoder": "autoencoder alone",
 }
+CHANGE = "_change"
+RENDERINGS = {DECODED: "as decoded", ADDED: "the decoded change, added to the scan"}
 METHODS = {
     "nothing": "do nothing",
     "linear": "mean difference image",
@@ -45,10 +60,10 @@ def reconstruction_table(run: Run) -> Table:
         frame,
         [
             Column("kind", "what is compared"),
-            Column("scans", "scans", 0),
-            Column("ssim", "SSIM", 4),
-            Column("psnr", "PSNR, dB", 2),
-            Column("mse", "MSE", 6),
+            Column("scans", "scans", ".0f"),
+            Column("ssim", "SSIM", ".4f"),
+            Column("psnr", "PSNR, dB", ".2f"),
+            Column("mse", "MSE", ".3g"),
         ],
         group=["against"],
         heading="against the {against}",
@@ -60,17 +75,23 @@ def reconstruction_table(run: Run) -> Table:
 def truth_table(run: Run) -> Table:
     """Counterfactuals beside the scans that would really have been."""
     frame = _named(run.table("counterfactual", TRUTH_TABLE), METHODS, column="method")
+    frame["rendering"] = frame["rendering"].map(RENDERINGS).fillna(frame["rendering"])
+    held = [
+        Column(name, f"{name.removesuffix(CHANGE)} head moved by", ".1f")
+        for name in frame.columns
+        if name.endswith(CHANGE) and name != f"score{CHANGE}"
+    ]
     subjects = run.table("counterfactual", "truth_scans.csv")["subject"].nunique()
     return make_table(
         frame,
         [
             Column("method", "method"),
-            Column("ssim_changed", "SSIM, changed region", 3),
-            Column("mse_changed", "MSE, changed region", 5),
-            Column("mse_rest", "MSE, rest", 5),
-            Column("moved_rest", "rest moved by", 4),
-            Column("ventricle_error_ml", "ventricles, error in ml", 1),
-            Column("age_change", "age head moved by, years", 1),
+            Column("ssim_changed", "SSIM, changed region", ".3f"),
+            Column("mse_changed", "MSE, changed region", ".3g"),
+            Column("mse_rest", "MSE, rest", ".3g"),
+            Column("moved_rest", "rest moved by", ".4f"),
+            Column("ventricle_error_ml", "ventricles, error in ml", ".1f"),
+            *held,
         ],
         group=["rendering"],
         heading="{rendering}",
@@ -90,10 +111,10 @@ def interpolation_table(run: Run) -> Table:
         frame,
         [
             Column("kind", "method"),
-            Column("subjects", "subjects", 0),
-            Column("ssim", "SSIM", 4),
-            Column("mse", "MSE", 6),
-            Column("ventricle_error_ml", "ventricles, error in ml", 2),
+            Column("subjects", "subjects", ".0f"),
+            Column("ssim", "SSIM", ".4f"),
+            Column("mse", "MSE", ".3g"),
+            Column("ventricle_error_ml", "ventricles, error in ml", ".2f"),
         ],
         group=["gap_months", "truth", "against"],
         heading="{gap_months:g} months, {truth}, against the {against}",
@@ -109,12 +130,16 @@ def comparison_table(run: Run) -> Table:
     frame = frame[[pair in chosen for pair in zip(frame["target"], frame["metric"], strict=True)]]
     rows = []
     for (target, metric), part in frame.groupby(["target", "metric"], sort=False):
-        row = {"target": target, "metric": metric}
+        row = {"target": TARGETS[target], "metric": METRICS[metric]}
         for place, name in enumerate(frame["features"].unique()):
             found = part[part["features"] == name].iloc[0]
-            row |= {f"f{place}": found["value"], f"f{place}_low": found["low"], f"f{place}_high": found["high"]}
+            row |= {
+                f"f{place}": found["value"],
+                f"f{place}_low": found["low"],
+                f"f{place}_high": found["high"],
+            }
         rows.append(row)
-    columns = [Column(f"f{place}", name, 3) for place, name in enumerate(frame["features"].unique())]
+    columns = [Column(f"f{place}", name, ".3f") for place, name in enumerate(frame["features"].unique())]
     return make_table(
         pd.DataFrame(rows),
         [Column("target", "what is read"), Column("metric", "measure"), *columns],

@@ -19,9 +19,7 @@ FRAME_GAP = 6
 STOPS = 11
 
 
-def draw_frame(
-    panels: Sequence[Panel], *, box: Box, spacing: Sequence[float], limit: float
-) -> Image.Image:
+def draw_frame(panels: Sequence[Panel], *, box: Box, spacing: Sequence[float], limit: float) -> Image.Image:
     """Volumes below each other, their three planes side by side and on one scale of mm.
 
     Args:
@@ -56,7 +54,7 @@ def _tile(picture: Volume, kind: Kind, *, size: tuple[int, int], limit: float) -
 def encode_frame(frame: Image.Image) -> str:
     """A frame as a data URI of a PNG."""
     stream = io.BytesIO()
-    frame.save(stream, format="PNG", optimize=True)
+    frame.save(stream, format="PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

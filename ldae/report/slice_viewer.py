@@ -8,13 +8,14 @@ import re
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ldae.report.cuts import COLOURS, Volume, head_box
 from ldae.report.elements import View
 
 EDGE = 2.0  # mm: voxels of the viewer, fine enough to read and small enough for a page
-WIDTH = 840  # pixels: as wide as the text
-SHOWN = 0.1  # of the scale: smaller changes are transparent
+SHOWN = 0.25  # of the scale: smaller changes are transparent
+SMOOTH = 1.5  # voxels: where the change is strongest is sought among regions, not single voxels
 # nilearn's page names an icon of its web site; it is the only thing that lies outside.
 ICON = re.compile(r"<link\b[^>]*>")
 
@@ -42,9 +43,11 @@ def view_difference(
     """
     from nilearn.plotting import view_img
 
+    background = _image(scan, scan=scan, affine=affine)
     document = view_img(
         _image(difference, scan=scan, affine=affine),
-        bg_img=_image(scan, scan=scan, affine=affine),
+        bg_img=background,
+        cut_coords=_strongest(difference) * _spacing(affine),
         cmap=COLOURS["difference"],
         symmetric_cmap=True,
         vmax=limit,
@@ -52,16 +55,26 @@ def view_difference(
         black_bg=True,
         dim=0,
         annotate=False,
-        width_view=WIDTH,
         resampling_interpolation="nearest",
     )
+    width, depth, height = background.shape
     return View(
         html=ICON.sub("", document.html),
         title=title,
-        height=int(document.height),
+        ratio=round(max(depth, height) / (depth + 2 * width), 3),
         caption=caption,
         command=command,
     )
+
+
+def _strongest(difference: Volume) -> NDArray[np.float64]:
+    """Voxel in the middle of the strongest change."""
+    smooth = ndimage.gaussian_filter(np.abs(difference), SMOOTH)
+    return np.asarray(np.unravel_index(smooth.argmax(), smooth.shape), dtype=float)
+
+
+def _spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def _image(volume: Volume, *, scan: Volume, affine: NDArray[np.float64]) -> nib.Nifti1Image:
@@ -70,7 +83,7 @@ def _image(volume: Volume, *, scan: Volume, affine: NDArray[np.float64]) -> nib.
 
     box = head_box(scan)
     inner = volume[tuple(slice(low, high) for low, high in box)]
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = _spacing(affine)
     # Obliqueness is left out: the viewer shows the scan's own axes, as all pictures of the page do.
     start = [low * edge for (low, _), edge in zip(box, spacing, strict=True)]
     image = nib.Nifti1Image(inner.astype(np.float32), _along_axes(spacing, start))

@@ -21,12 +21,12 @@ class Column:
     Attributes:
         name: Its name in the data; where there are also `name_low` and `name_high`, they are shown behind.
         title: Its heading.
-        digits: Digits behind the point; None for texts.
+        form: How its numbers are formatted, such as ".3f"; "" for texts.
     """
 
     name: str
     title: str
-    digits: int | None = None
+    form: str = ""
 
 
 def make_table(
@@ -54,7 +54,7 @@ def make_table(
         groups.setdefault(head, []).append([_cell(row, column) for column in columns])
     return Table(
         columns=[column.title for column in columns],
-        numeric=[column.digits is not None for column in columns],
+        numeric=[bool(column.form) for column in columns],
         groups=groups,
         caption=caption,
         command=command,
@@ -63,14 +63,14 @@ def make_table(
 
 def _cell(row: dict[Hashable, Any], column: Column) -> str:
     value = row[column.name]
-    if column.digits is None:
+    if not column.form:
         return UNKNOWN if pd.isna(value) else str(value)
     low, high = (row.get(f"{column.name}_{end}") for end in ("low", "high"))
     if low is None or high is None:
-        return number(value, column.digits)
-    return f"{number(value, column.digits)} ({number(low, column.digits)} to {number(high, column.digits)})"
+        return number(value, column.form)
+    return f"{number(value, column.form)} ({number(low, column.form)} to {number(high, column.form)})"
 
 
-def number(value: float, digits: int) -> str:
-    """A number with so many digits, or a dash where it is not known."""
-    return UNKNOWN if pd.isna(value) else f"{value:.{digits}f}"
+def number(value: float, form: str) -> str:
+    """A formatted number, or a dash where it is not known."""
+    return UNKNOWN if pd.isna(value) else format(value, form)

@@ -35,7 +35,9 @@ def test_nothing_fails_and_nothing_is_asked_for(opened: Any) -> None:
     opened.switch_to.frame(opened.find_element("tag name", "iframe"))
     assert opened.execute_script(PAINTED) > 0
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    asked = [
+        one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"
+    ]
     assert any(url.startswith("file://") for url in asked)
     assert not [url for url in asked if not url.startswith(LOCAL)]
     assert opened.get_log("browser") == []

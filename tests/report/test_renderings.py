@@ -47,7 +47,9 @@ def test_records_of_relative_paths_are_understood(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     output = {"path": "out.nii.gz", "source": "scan.nii.gz", "desc": "reconstruction"}
     document = {"verb": "reconstruct", "pipeline": {"folder": "pipeline"}, "outputs": [output]}
-    write_json(tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}, "maps": []})
+    write_json(
+        tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}, "maps": []}
+    )
     (job,) = read_jobs(tmp_path).values()
     assert job.sources == (tmp_path / "scan.nii.gz",)
     assert job.of(job.sources[0]) == [{**output, "path": str(tmp_path / "scans" / "any" / "out.nii.gz")}]

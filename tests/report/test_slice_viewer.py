@@ -27,4 +27,4 @@ def test_the_viewer_holds_all_that_it_needs() -> None:
     with Image.open(io.BytesIO(background)) as sprite:
         assert sprite.width * sprite.height > (6 * 2 * 8 / EDGE) ** 2 * (9 * 2 * 8 / EDGE)
     assert len(view.html) < 2_000_000
-    assert 200 < view.height < 700
+    assert 0.4 < view.ratio < 0.6

@@ -19,7 +19,7 @@ def test_numbers_carry_their_interval_and_rows_their_heading() -> None:
     )
     table = make_table(
         frame,
-        [Column("kind", "what"), Column("ssim", "SSIM", 2), Column("scans", "scans", 0)],
+        [Column("kind", "what"), Column("ssim", "SSIM", ".2f"), Column("scans", "scans", ".0f")],
         group=["against"],
         heading="against the {against}",
         caption="c",
@@ -34,10 +34,10 @@ def test_numbers_carry_their_interval_and_rows_their_heading() -> None:
 
 
 def test_rows_without_a_group_have_no_heading() -> None:
-    table = make_table(pd.DataFrame({"n": [1.5]}), [Column("n", "n", 1)], caption="", command="")
+    table = make_table(pd.DataFrame({"n": [1.5]}), [Column("n", "n", ".1f")], caption="", command="")
     assert table.groups == {"": [["1.5"]]}
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    assert number(float("nan"), 3) == "–"
-    assert number(0.1256, 3) == "0.126"
+    assert number(float("nan"), ".3f") == "–"
+    assert number(0.1256, ".3f") == "0.126"
