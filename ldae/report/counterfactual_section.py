@@ -200,7 +200,9 @@ def _said(moved: Moved) -> Table:
     return make_table(
         pd.DataFrame(rows),
         columns,
-        caption=f"What the heads say of the moved codes; {moved.word} before: {moved.before:.2f}. {_held(first)}",
+        caption=(
+            f"What the heads say of the moved codes; {moved.word} before: {moved.before:.2f}. {_held(first)}"
+        ),
         command=moved.job.command(moved.source),
     )
 
@@ -246,8 +248,8 @@ def _view(moved: Moved) -> View:
         limit=moved.limit,
         title=f"Difference at target {target}",
         caption=(
-            f"The change at target {target} over the scan, to walk through: a click goes there. Changes below a "
-            "quarter of the scale are left out."
+            f"The change at target {target} over the scan, to walk through: a click goes there. Changes "
+            "below a quarter of the scale are left out."
         ),
         command=moved.job.command(moved.source),
     )

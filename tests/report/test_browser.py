@@ -16,7 +16,8 @@ LOCAL = ("file://", "data:", "about:")
 VISIBLE = "return [...document.querySelectorAll('.frame')].map(frame => frame.offsetHeight > 0)"
 PAINTED = """
     const canvas = document.querySelector('canvas');
-    return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b);
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return pixels.data.reduce((sum, value) => sum + value);
 """
 
 
