@@ -216,7 +216,7 @@ def _held(output: dict[str, Any]) -> str:
         return "Nothing was held."
     names = ", ".join(one["Name"] for one in output["Hold"])
     kept = output["DirectionKept"]
-    return f"Held: {names}; {100 * kept:.0f} % of the direction lies beside what is held."
+    return f"Held: {names}; {100 * kept:.0f} % of the direction is left."
 
 
 def _difference_maps(moved: Moved) -> Picture:
