@@ -55,7 +55,8 @@ class Page(HTMLParser):
         self.names += [value for key, value in found.items() if key == "id" and value]
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "h2":
