@@ -87,7 +87,8 @@ def _image(volume: Volume, *, scan: Volume, affine: NDArray[np.float64]) -> nib.
     # Obliqueness is left out: the viewer shows the scan's own axes, as all pictures of the page do.
     start = [low * edge for (low, _), edge in zip(box, spacing, strict=True)]
     image = nib.Nifti1Image(inner.astype(np.float32), _along_axes(spacing, start))
-    return resample_img(image, target_affine=np.diag([EDGE] * 3), interpolation="linear")
+    even: nib.Nifti1Image = resample_img(image, target_affine=np.diag([EDGE] * 3), interpolation="linear")
+    return even
 
 
 def _along_axes(spacing: NDArray[np.float64], start: list[float]) -> NDArray[np.float64]:
