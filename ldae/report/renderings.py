@@ -64,7 +64,7 @@ class Job:
 
     def difference(self, output: Mapping[str, Any]) -> Path:
         """File of what a move changed."""
-        return self.folder / output["Difference"]
+        return self.folder / str(output["Difference"])
 
     def command(self, *sources: Path) -> str:
         """The command that renders these sources again."""
