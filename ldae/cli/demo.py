@@ -78,7 +78,7 @@ class Demo:
         yield self._step(
             "report",
             "report --run-dir {run}",
-            inputs=("pipeline", "heads", "evaluation", "timings.json"),
+            inputs=("pipeline", "heads", "evaluation", "scans", "timings.json"),
             outputs=("report.html", "summary.json"),
         )
 
@@ -125,14 +125,17 @@ class Demo:
             "reconstruct": ([healthy, ill], ""),
             "vary": ([ill], "-n 4"),
             "interpolate": ([visits[0], visits[-1]], "--fraction 0.5"),
-            "manipulate": ([ill], f"--head {{run}}/heads/diagnosis --target-class AD {series}"),
+            "manipulate": (
+                [ill],
+                f"--head {{run}}/heads/diagnosis --target-class AD {series} --hold {{run}}/heads/age",
+            ),
         }
         for verb, (scans, options) in commands.items():
             yield self._step(
                 verb,
                 f"{verb} --pipeline {{run}}/pipeline --out {{run}}/scans/{verb} {options}",
                 scans=scans,
-                inputs=("pipeline/model_index.json", "heads/diagnosis", "cohort/cohort.csv"),
+                inputs=("pipeline/model_index.json", "heads", "cohort/cohort.csv"),
                 outputs=(f"scans/{verb}",),
             )
 

@@ -1,45 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the report's sections, and what each needs."""
+"""The order of the page's sections, what they are made of, and what each part needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from ldae.evaluation.record import TABLE
-from ldae.report.model_sections import attention_section, code_section, gap_section, training_section
-from ldae.report.run import Run, Section
-from ldae.report.scan_sections import (
-    counterfactual_section,
-    interpolation_section,
-    reconstruction_section,
-    variation_section,
+from ldae.evaluation.counterfactual import TRUTH_TABLE
+from ldae.evaluation.record import SCANS, TABLE
+from ldae.report.counterfactual_section import counterfactual_elements, volume_curves
+from ldae.report.elements import Element, Section
+from ldae.report.evaluation_tables import (
+    comparison_table,
+    interpolation_table,
+    reconstruction_table,
+    truth_table,
 )
+from ldae.report.model_sections import attention_picture, code_picture, gap_picture, training_picture
+from ldae.report.run import Run
+from ldae.report.scan_sections import interpolation_pictures, reconstruction_pictures, variation_pictures
 
-Builder = Callable[[Run], Section]
-# What builds a section, what it needs in the run (a verb's record, or files), and how that is made.
-PARTS: Sequence[tuple[Builder, tuple[str, ...], tuple[str, str]]] = (
-    (reconstruction_section, ("reconstruct",), ("Reconstruction", "ldae reconstruct")),
-    (variation_section, ("vary",), ("Variation", "ldae vary")),
-    (counterfactual_section, ("manipulate",), ("Counterfactuals", "ldae manipulate")),
-    (interpolation_section, ("interpolate",), ("Interpolation", "ldae interpolate")),
-    (
-        code_section,
-        ("evaluation/comparison/result.json",),
-        ("What the code holds", "ldae evaluate comparison"),
+Build = Callable[[Run], Element | list[Element]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a section.
+
+    Attributes:
+        build: Makes it.
+        needs: What must be in the run: a verb's record, or a file.
+        command: What makes that; "" for what only some runs have, and none should miss.
+    """
+
+    build: Build
+    needs: str
+    command: str
+
+    def elements(self, run: Run) -> list[Element]:
+        """What is shown."""
+        made = self.build(run)
+        return made if isinstance(made, list) else [made]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section before it is made."""
+
+    title: str
+    text: str
+    parts: Sequence[Part]
+
+
+CHAPTERS: Sequence[Chapter] = (
+    Chapter(
+        "Reconstruction",
+        "Both codes lead back to what the autoencoder can show; the difference to the scan is what it loses.",
+        (
+            Part(reconstruction_pictures, "reconstruct", "ldae reconstruct"),
+            Part(reconstruction_table, f"evaluation/reconstruction/{TABLE}", "ldae evaluate reconstruction"),
+        ),
     ),
-    (gap_section, (f"evaluation/code/{TABLE}",), ("Is the code used?", "ldae evaluate code")),
-    (attention_section, (), ("Which slices count", "ldae report")),
-    (training_section, ("logs/*/*/metrics.csv",), ("Training", "ldae fit")),
+    Chapter(
+        "Variation",
+        "One semantic code with fresh stochastic codes. Where the spread is dark the code has settled the "
+        "anatomy; where it is bright the code leaves it open.",
+        (Part(variation_pictures, "vary", "ldae vary"),),
+    ),
+    Chapter(
+        "Counterfactuals",
+        "The semantic code is moved until a head gives the wanted answer; the stochastic code stays the "
+        "subject's own.",
+        (
+            Part(counterfactual_elements, "manipulate", "ldae manipulate"),
+            Part(volume_curves, f"evaluation/counterfactual/{SCANS}", "ldae evaluate counterfactual"),
+            Part(truth_table, f"evaluation/counterfactual/{TRUTH_TABLE}", ""),
+        ),
+    ),
+    Chapter(
+        "Interpolation",
+        "Semantic codes are mixed on the straight line, stochastic ones on the sphere.",
+        (
+            Part(interpolation_pictures, "interpolate", "ldae interpolate"),
+            Part(interpolation_table, f"evaluation/interpolation/{TABLE}", "ldae evaluate interpolation"),
+        ),
+    ),
+    Chapter(
+        "What the code holds",
+        "Linear probes, fitted on training subjects and judged on test subjects.",
+        (
+            Part(code_picture, "evaluation/comparison/result.json", "ldae evaluate comparison"),
+            Part(comparison_table, f"evaluation/comparison/{TABLE}", ""),
+        ),
+    ),
+    Chapter(
+        "Is the code used?",
+        "The denoising error of held-out scans, with the same noise and three different codes.",
+        (Part(gap_picture, f"evaluation/code/{TABLE}", "ldae evaluate code"),),
+    ),
+    Chapter(
+        "Which slices count",
+        "The semantic encoder reads a scan slice by slice; these are the weights of the slices.",
+        (Part(attention_picture, "pipeline", "ldae fit"),),
+    ),
+    Chapter(
+        "Training",
+        "Losses over optimiser steps.",
+        (Part(training_picture, "logs/*/*/metrics.csv", "ldae fit"),),
+    ),
 )
 
 
 def build_sections(run: Run) -> tuple[list[Section], list[str]]:
-    """The sections that can be made, and a sentence on each that cannot."""
+    """The sections that can be made, and a sentence on each part that cannot."""
     sections, missing = [], []
-    for build, needed, way in PARTS:
-        absent = [name for name in needed if not run.has(name)]
-        if absent:
-            missing.append(f"{way[0]}: run {way[1]}")
-        else:
-            sections.append(build(run))
+    for chapter in CHAPTERS:
+        elements = [one for part in chapter.parts if run.has(part.needs) for one in part.elements(run)]
+        if elements:
+            sections.append(Section(chapter.title, chapter.text, elements))
+        missing += list(_missing(run, chapter))
     return sections, missing
+
+
+def _missing(run: Run, chapter: Chapter) -> Iterator[str]:
+    for part in chapter.parts:
+        if part.command and not run.has(part.needs):
+            yield f"{chapter.title}: run {part.command}"

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the report: arrays in, matplotlib figures out."""
+"""Curves of the report: numbers in, matplotlib figures out."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
+
+from ldae.report.cuts import Volume
 
 INK, QUIET, GRID = "#1f2328", "#6b7280", "#e3e5e8"
 BLUE, RUST, GOLD = "#2b5c8a", "#b5482f", "#c19a3d"
@@ -43,29 +43,6 @@ STYLE: dict[Any, Any] = {
 }
 DOTS_PER_INCH = 150
 WIDTH = 9.6  # inches: the text's width of the page
-MOST_TILE, GAP, TITLE_SPACE, BAR_SPACE = 1.9, 0.05, 0.24, 0.72  # inches
-TITLE_SIZE = 8
-BARS = {"difference": "difference", "spread": "standard deviation"}
-PLANES = ("axial", "coronal", "sagittal")
-BRAIN = 0.08  # of the intensity range: what counts as head when pictures are cropped
-MARGIN = 2
-
-Volume = NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A volume and how it is shown.
-
-    Attributes:
-        title: What stands above it.
-        volume: [X, Y, Z] in RAS.
-        kind: "image" in [0, 1], "difference" around 0, or "spread" from 0.
-    """
-
-    title: str
-    volume: Volume
-    kind: Literal["image", "difference", "spread"] = "image"
 
 
 def encode_png(figure: Figure) -> str:
@@ -73,111 +50,6 @@ def encode_png(figure: Figure) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def volume_figure(
-    panels: Sequence[Panel], *, spacing: Sequence[float] = (1, 1, 1), planes: Sequence[str] = PLANES
-) -> Figure:
-    """Volumes side by side, a row a plane, cut through the middle of the first one's head.
-
-    Differences share one scale, which their colour bar tells; so do spreads.
-
-    Args:
-        panels: Volumes of one size.
-        spacing: Edges of a voxel in mm.
-        planes: Which planes, of "axial", "coronal", "sagittal".
-    """
-    box = head_box(panels[0].volume)
-    limits = {kind: _limit([p.volume for p in panels if p.kind == kind]) for kind in BARS}
-    bars = [kind for kind in BARS if any(panel.kind == kind for panel in panels)]
-    tile = min((WIDTH - BAR_SPACE * len(bars)) / len(panels) - GAP, MOST_TILE)
-    heights = [_height(panels[0].volume, plane=plane, box=box, spacing=spacing) * tile for plane in planes]
-    size = (
-        len(panels) * (tile + GAP) + BAR_SPACE * len(bars),
-        TITLE_SPACE + sum(heights) + GAP * len(planes),
-    )
-    with rc_context(STYLE):
-        figure = Figure(figsize=size)
-        shown: dict[str, AxesImage] = {}
-        bottom = size[1] - TITLE_SPACE
-        for plane, height in zip(planes, heights, strict=True):
-            bottom -= height
-            for column, panel in enumerate(panels):
-                axis = _place(figure, column * (tile + GAP), bottom, width=tile, height=height)
-                picture = cut(panel.volume, plane=plane, box=box)
-                shown[panel.kind] = _show(axis, picture, panel.kind, limit=limits.get(panel.kind, 1))
-                if plane == planes[0]:
-                    axis.set_title(panel.title, fontsize=TITLE_SIZE, loc="center", pad=4)
-            bottom -= GAP
-        for number, kind in enumerate(bars):
-            left = len(panels) * (tile + GAP) + number * BAR_SPACE + 0.08
-            long = min(2.2, 0.8 * sum(heights))
-            axis = _place(figure, left, (size[1] - TITLE_SPACE - long) / 2, width=0.09, height=long)
-            _colour_bar(figure, shown[kind], axis, label=BARS[kind])
-    return figure
-
-
-def _place(figure: Figure, left: float, bottom: float, *, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
-
-
-def _colour_bar(figure: Figure, image: AxesImage, axis: Axes, *, label: str) -> None:
-    bar = figure.colorbar(image, cax=axis)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7, length=2)
-    bar.set_label(label, fontsize=7.5)
-
-
-def _height(
-    volume: Volume, *, plane: str, box: tuple[tuple[int, int], ...], spacing: Sequence[float]
-) -> float:
-    """Height of a picture whose width is 1."""
-    x, y, z = spacing
-    up, across = {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[plane]
-    rows, columns = cut(volume, plane=plane, box=box).shape
-    return float(rows * up / (columns * across))
-
-
-def _show(axis: Axes, picture: Volume, kind: str, *, limit: float) -> AxesImage:
-    ranges = {"image": (0, 1, "gray"), "difference": (-limit, limit, "RdBu_r"), "spread": (0, limit, "magma")}
-    low, high, colours = ranges[kind]
-    axis.set_axis_off()
-    return axis.imshow(
-        picture, vmin=low, vmax=high, cmap=colours, origin="lower", aspect="auto", interpolation="bilinear"
-    )
-
-
-def _limit(volumes: Sequence[Volume]) -> float:
-    """Symmetric limit of the colour scale: nearly all voxels lie within, and it is a round number."""
-    if not volumes:
-        return 1.0
-    largest = max(float(np.percentile(np.abs(volume), 99.5)) for volume in volumes)
-    return max(round(largest, 2), 0.02)
-
-
-def head_box(volume: Volume) -> tuple[tuple[int, int], ...]:
-    """First and last voxel of the head along each axis, with a margin."""
-    inside = np.argwhere(volume > BRAIN)
-    if not len(inside):
-        return tuple((0, side) for side in volume.shape)
-    lows, highs = inside.min(axis=0) - MARGIN, inside.max(axis=0) + MARGIN + 1
-    return tuple(
-        (max(0, int(low)), min(side, int(high)))
-        for low, high, side in zip(lows, highs, volume.shape, strict=True)
-    )
-
-
-def cut(volume: Volume, *, plane: str, box: tuple[tuple[int, int], ...]) -> Volume:
-    """The middle slice of a box of a RAS volume, rows upwards: [height, width]."""
-    (x0, x1), (y0, y1), (z0, z1) = box
-    inner = volume[x0:x1, y0:y1, z0:z1]
-    x, y, z = (side // 2 for side in inner.shape)
-    # Off the midline by one voxel, where a ventricle lies rather than the wall between the two.
-    beside = min(x + max(1, round(0.06 * inner.shape[0])), inner.shape[0] - 1)
-    slices = {"axial": inner[:, :, z], "coronal": inner[:, y, :], "sagittal": inner[beside, :, :]}
-    return np.asarray(slices[plane].T)
 
 
 def target_curves(targets: ArrayLike, volumes: ArrayLike, *, label: str) -> Figure:

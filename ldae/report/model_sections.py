@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections on the model: what its code holds, whether it is used, which slices count, how it was trained."""
+"""Pictures of the model: what its code holds, whether it is used, which slices count, how it was trained."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ import torch
 from ldae.evaluation.material import first_visits
 from ldae.evaluation.probes import read_metrics
 from ldae.evaluation.record import TABLE
-from ldae.report.figures import (
-    Volume,
-    attention_figure,
-    head_box,
-    line_figure,
-    probe_figure,
-    training_figure,
-)
-from ldae.report.run import Run, Section, make_picture
+from ldae.report.cuts import Volume, head_box
+from ldae.report.elements import Picture, make_picture
+from ldae.report.figures import attention_figure, line_figure, probe_figure, training_figure
+from ldae.report.run import Run
 
 STAGES = {
     "autoencoder": ("Stage 1: autoencoder", {"train/l1": "L1", "val/l1": "L1, held out"}),
@@ -40,12 +35,8 @@ SMOOTHED = 25  # training steps in a point, where there are many
 ATTENTION_SCANS = 64
 
 
-def code_section(run: Run) -> Section:
+def code_picture(run: Run) -> Picture:
     """What the code holds, by probes on held-out subjects."""
-    section = Section(
-        "What the code holds",
-        "Linear probes, fitted on training subjects and judged on test subjects.",
-    )
     heads = (run.run_dir / "heads", run.run_dir / "evaluation" / "comparison" / "heads")
     diagnosis, volume = (
         next(folder / name for folder in heads if (folder / name / "metrics.json").is_file())
@@ -63,33 +54,28 @@ def code_section(run: Run) -> Section:
         predicted=numbers["y_pred"],
         r2=read_metrics(volume)["r2"],
     )
-    section.pictures.append(
-        make_picture(
-            figure,
-            alt="ROC curve of AD against CN, and predicted against known ventricle volume",
-            caption=f"{len(classes)} test scans of AD or CN (left), {len(numbers)} test scans (right).",
-            command=run.command("evaluate comparison"),
-        )
+    return make_picture(
+        figure,
+        alt="ROC curve of AD against CN, and predicted against known ventricle volume",
+        caption=f"{len(classes)} test scans of AD or CN (left), {len(numbers)} test scans (right).",
+        command=run.command("evaluate comparison"),
     )
-    return section
 
 
-def gap_section(run: Run) -> Section:
+def gap_picture(run: Run) -> Picture:
     """Whether the code is used, by noise level."""
     table = run.table("code", TABLE)
     names = {"right": "own code", "shuffled": "another subject's code", "none": "no code"}
     lines = {label: (table["level"], table[name]) for name, label in names.items()}
-    picture = make_picture(
+    return make_picture(
         line_figure(lines, x="noise level t", y="error of v, per latent element"),
         alt="Denoising error by noise level with the own code, another subject's code, and none",
         caption="The gap between own and another's code is what the decoder takes from the code.",
         command=run.command("evaluate code"),
     )
-    text = "The denoising error of held-out scans, with the same noise and three different codes."
-    return Section("Is the code used?", text, [picture])
 
 
-def attention_section(run: Run) -> Section:
+def attention_picture(run: Run) -> Picture:
     """Which slices count."""
     networks = run.scans.pipeline.networks
     rows = first_visits(run.scans.rows, limit=ATTENTION_SCANS)
@@ -100,17 +86,11 @@ def attention_section(run: Run) -> Section:
             weights.append(networks.encoder.describe(volumes.to(networks.device)).attention.cpu().numpy())
             mean += volumes[:, 0].numpy().sum(axis=0) / len(rows)
     plane = networks.encoder.config.plane
-    return Section(
-        "Which slices count",
-        "The semantic encoder reads a scan slice by slice; these are the weights of the slices.",
-        [
-            make_picture(
-                attention_figure(np.concatenate(weights), _beside_slices(mean, plane), plane=plane),
-                alt=f"Weight of each {plane} slice, mean and spread over test scans, beside their mean scan",
-                caption=f"Mean of {len(rows)} test scans, and the weights: mean, 10th to 90th percentile.",
-                command=run.command("report"),
-            )
-        ],
+    return make_picture(
+        attention_figure(np.concatenate(weights), _beside_slices(mean, plane), plane=plane),
+        alt=f"Weight of each {plane} slice, mean and spread over test scans, beside their mean scan",
+        caption=f"Mean of {len(rows)} test scans, and the weights: mean, 10th to 90th percentile.",
+        command=run.command("report"),
     )
 
 
@@ -122,20 +102,19 @@ def _beside_slices(volume: Volume, plane: str) -> Volume:
     return np.asarray(cuts[plane])
 
 
-def training_section(run: Run) -> Section:
+def training_picture(run: Run) -> Picture:
     """Losses of the three stages."""
     stages = {}
     for stage, (title, columns) in STAGES.items():
         lines = _training_lines(run.run_dir / "logs" / stage, columns)
         if lines:
             stages[title] = lines
-    picture = make_picture(
+    return make_picture(
         training_figure(stages),
         alt="Training and validation losses of the three stages over optimiser steps",
         caption="Held-out losses are those of the averaged weights on validation subjects.",
         command=run.command("demo") if (run.run_dir / "stamps").is_dir() else FIT_COMMAND,
     )
-    return Section("Training", "Losses over optimiser steps.", [picture])
 
 
 def _training_lines(folder: Path, columns: dict[str, str]) -> dict[str, tuple[pd.Series, pd.Series]]:

@@ -17,7 +17,8 @@ from ldae.errors import InputError
 from ldae.evaluation.record import RESULT, read_result
 from ldae.evaluation.summary import FIGURES, Figure, read_timings, write_summary
 from ldae.report.content import build_sections
-from ldae.report.run import Run, Section
+from ldae.report.elements import Section
+from ldae.report.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def render_page(
         title: Name of the run.
         facts: What was judged, by label.
         groups: Figures of the summary by theme.
-        sections: Figures with their captions.
+        sections: Figures and tables with their captions.
         notes: Sentences that a reader must know to judge the figures.
         missing: What the page does not show, and what makes it.
     """
@@ -118,6 +119,7 @@ def render_page(
         missing=missing,
         reached=sum(bars),
         bars=len(bars),
+        slides=any(element.kind == "series" for section in sections for element in section.elements),
         version=__version__,
     )
 

@@ -36,7 +36,8 @@ class Job:
         folder: Where it wrote.
         pipeline: Folder of the pipeline.
         sources: The scans that it read.
-        outputs: A record a file: path, source, desc and what the verb tells of it.
+        outputs: A record a scan: path, source, desc and what the verb tells of it.
+        maps: The same of differences and statistics of scans.
     """
 
     verb: str
@@ -44,10 +45,26 @@ class Job:
     pipeline: Path
     sources: tuple[Path, ...]
     outputs: tuple[dict[str, Any], ...]
+    maps: tuple[dict[str, Any], ...] = ()
 
     def of(self, source: Path) -> list[dict[str, Any]]:
         """The outputs of one source."""
         return [output for output in self.outputs if Path(output["source"]).absolute() == source]
+
+    def statistic(self, source: Path, name: str) -> str | None:
+        """File of a voxel-wise statistic of what was rendered from a scan, where there is one."""
+        return next(
+            (
+                one["path"]
+                for one in self.maps
+                if one.get("Statistic") == name and Path(one["source"]).absolute() == source
+            ),
+            None,
+        )
+
+    def difference(self, output: Mapping[str, Any]) -> Path:
+        """File of what a move changed."""
+        return self.folder / str(output["Difference"])
 
     def command(self, *sources: Path) -> str:
         """The command that renders these sources again."""
@@ -80,6 +97,10 @@ def _options(verb: str, outputs: Sequence[Mapping[str, Any]]) -> list[str]:
     return []
 
 
+def _placed(records: Sequence[Mapping[str, Any]], folder: Path) -> tuple[dict[str, Any], ...]:
+    return tuple({**one, "path": str(folder / one["path"])} for one in records)
+
+
 def short_path(path: str | Path) -> str:
     """A path relative to the working folder where it lies in it."""
     path, here = Path(path).absolute(), Path.cwd()
@@ -101,7 +122,8 @@ def read_jobs(run_dir: Path) -> dict[str, Job]:
                 folder=path.parent,
                 pipeline=Path(document["pipeline"]["folder"]),
                 sources=tuple(Path(source).absolute() for source in document["sources"]),
-                outputs=tuple({**one, "path": str(path.parent / one["path"])} for one in document["outputs"]),
+                outputs=_placed(document["outputs"], path.parent),
+                maps=_placed(document["maps"], path.parent),
             )
         except (KeyError, TypeError) as error:
             raise CheckpointError(
@@ -121,6 +143,7 @@ class Viewer:
 
     def __init__(self, pipeline: LDAEPipeline) -> None:
         self.pipeline = pipeline
+        self._scales: dict[Path, Intensity] = {}
 
     def source(self, path: Path) -> NDArray[np.float32]:
         """A scan as it was read, RAS [X, Y, Z]."""
@@ -128,7 +151,12 @@ class Viewer:
 
     def rendered(self, path: str | Path, *, like: Path) -> NDArray[np.float32]:
         """What was rendered from the source `like`."""
-        return _read(path, self._scale(like))
+        return self._scale(like).apply(_read(path))
+
+    def map(self, path: str | Path, *, like: Path) -> NDArray[np.float32]:
+        """A difference or a spread of what was rendered from `like`; 1 is its whole intensity range."""
+        scale = self._scale(like)
+        return np.asarray(_read(path) / np.float32(scale.upper - scale.lower))
 
     def autoencoder(self, path: Path) -> NDArray[np.float32]:
         """A scan through the autoencoder alone."""
@@ -136,20 +164,26 @@ class Viewer:
         networks = self.pipeline.networks
         plain = scan.like(networks.expand(networks.compress(scan.data[None]))[0])
         with tempfile.TemporaryDirectory() as folder:
-            return _read(plain.save(Path(folder) / "scan.nii"), self._scale(path))
+            return self.rendered(plain.save(Path(folder) / "scan.nii"), like=path)
 
     def spacing(self, path: Path) -> tuple[float, ...]:
         """Edges of a scan's voxels along right, anterior and superior, mm."""
+        return tuple(map(float, self.grid(path).spacing))
+
+    def grid(self, path: Path) -> Grid:
+        """A scan's grid, RAS."""
         geometry = read_geometry(open_scan(path), path)
-        return tuple(map(float, to_ras(Grid(geometry.shape, geometry.affine)).spacing))
+        return to_ras(Grid(geometry.shape, geometry.affine))
 
     def _scale(self, path: Path) -> Intensity:
-        scan: Scan = self.pipeline.read(path)
-        assert scan.intensity is not None  # it was read from a file
-        return scan.intensity
+        if path not in self._scales:
+            scan: Scan = self.pipeline.read(path)
+            assert scan.intensity is not None  # it was read from a file
+            self._scales[path] = scan.intensity
+        return self._scales[path]
 
 
-def _read(path: str | Path, scale: Intensity) -> NDArray[np.float32]:
+def _read(path: str | Path) -> NDArray[np.float32]:
+    """Voxels of a file in its own units, RAS."""
     image = open_scan(path)
-    voxels = voxels_to_ras(read_voxels(image, path), read_geometry(image, path).affine)
-    return scale.apply(voxels)
+    return voxels_to_ras(read_voxels(image, path), read_geometry(image, path).affine)

@@ -1,50 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder opened for its report, and what a section of the page is made of."""
+"""A run folder opened for its report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ldae.evaluation.material import Material, ScanSet, open_scans
-from ldae.report.figures import (
-    encode_png,
-)
 from ldae.report.renderings import Job, Viewer, read_jobs, short_path
-
-PIXELS_PER_INCH = 102
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure of the page.
-
-    Attributes:
-        source: Data URI of the image.
-        width: Width at which it is shown, pixels.
-        alt: What is to be seen, for those who cannot see it.
-        caption: What it means.
-        command: What made it.
-    """
-
-    source: str
-    width: int
-    alt: str
-    caption: str
-    command: str
-
-
-@dataclass
-class Section:
-    """One part of the page."""
-
-    title: str
-    text: str
-    pictures: list[Picture] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -68,6 +34,11 @@ class Run:
         scans = open_scans(material)
         return cls(run_dir, scans, read_jobs(run_dir), Viewer(scans.pipeline))
 
+    @property
+    def cohort(self) -> Path:
+        """The cohort's table."""
+        return self.run_dir / "cohort" / "cohort.csv"
+
     def table(self, evaluation: str, name: str) -> pd.DataFrame:
         """A table of an evaluation."""
         return pd.read_csv(self.run_dir / "evaluation" / evaluation / name)
@@ -79,11 +50,6 @@ class Run:
     def command(self, words: str) -> str:
         """A command on this run."""
         return f"ldae {words} --run-dir {short_path(self.run_dir)}"
-
-
-def make_picture(figure: Figure, *, alt: str, caption: str, command: str) -> Picture:
-    width = round(float(figure.get_size_inches()[0]) * PIXELS_PER_INCH)
-    return Picture(encode_png(figure), width, alt=alt, caption=caption, command=command)
 
 
 def scan_name(run: Run, path: Path) -> str:

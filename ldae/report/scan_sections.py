@@ -1,32 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections on scans that the verbs wrote: reconstruction, variation, counterfactual, interpolation."""
+"""What the verbs made of single scans: reconstruction, variation, interpolation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ldae.data.artefact import read_json
 from ldae.evaluation.material import visit_order
-from ldae.evaluation.record import SCANS
-from ldae.report.figures import (
-    Panel,
-    target_curves,
-    volume_figure,
-)
-from ldae.report.renderings import Job
-from ldae.report.run import Picture, Run, Section, make_picture, scan_name
+from ldae.report.cuts import Panel
+from ldae.report.elements import Element, make_picture
+from ldae.report.run import Run, scan_name
+from ldae.report.volumes import volume_figure
+
+SHOWN_SAMPLES = 4
 
 
-def reconstruction_section(run: Run) -> Section:
+def reconstruction_pictures(run: Run) -> list[Element]:
     """Input, autoencoder, both codes, and the differences."""
     job = run.jobs["reconstruct"]
-    section = Section(
-        "Reconstruction",
-        "Both codes lead back to what the autoencoder can show; the difference to the scan is what it loses.",
-    )
+    pictures: list[Element] = []
     for source in job.sources:
         made = run.viewer.rendered(job.of(source)[0]["path"], like=source)
         scan, plain = run.viewer.source(source), run.viewer.autoencoder(source)
@@ -38,7 +31,7 @@ def reconstruction_section(run: Run) -> Section:
             Panel("both codes − autoencoder", made - plain, "difference"),
         ]
         name = scan_name(run, source)
-        section.pictures.append(
+        pictures.append(
             make_picture(
                 volume_figure(panels, spacing=run.viewer.spacing(source)),
                 alt=f"Three planes of {name}: input, autoencoder, both codes, and differences",
@@ -46,90 +39,37 @@ def reconstruction_section(run: Run) -> Section:
                 command=job.command(source),
             )
         )
-    return section
+    return pictures
 
 
-def variation_section(run: Run) -> Section:
-    """What the semantic code fixes, and what it leaves open."""
+def variation_pictures(run: Run) -> list[Element]:
+    """Samples of one semantic code, and their mean and spread as the verb wrote them."""
     job = run.jobs["vary"]
-    section = Section(
-        "Variation",
-        "One semantic code with fresh stochastic codes. Where the spread is dark the code has settled the "
-        "anatomy; where it is bright the code leaves it open.",
-    )
+    pictures: list[Element] = []
     for source in job.sources:
-        made = [run.viewer.rendered(output["path"], like=source) for output in job.of(source)]
-        shown = [Panel(f"sample {number}", volume) for number, volume in enumerate(made[:4], start=1)]
-        spread = Panel(f"spread of {len(made)}", np.std(made, axis=0), "spread")
+        files = [output["path"] for output in job.of(source)]
+        panels = [Panel("input", run.viewer.source(source))]
+        panels += [
+            Panel(f"sample {number}", run.viewer.rendered(file, like=source))
+            for number, file in enumerate(files[:SHOWN_SAMPLES], start=1)
+        ]
+        mean, spread = job.statistic(source, "mean"), job.statistic(source, "std")
+        if mean and spread:
+            panels.append(Panel(f"mean of {len(files)}", run.viewer.rendered(mean, like=source)))
+            panels.append(Panel(f"spread of {len(files)}", run.viewer.map(spread, like=source), "spread"))
         name = scan_name(run, source)
-        section.pictures.append(
+        pictures.append(
             make_picture(
-                volume_figure(
-                    [Panel("input", run.viewer.source(source)), *shown, spread],
-                    spacing=run.viewer.spacing(source),
-                ),
-                alt=f"{name}: input, samples with the same semantic code, and their standard deviation",
-                caption=f"{name}, {len(made)} samples and their standard deviation voxel by voxel.",
+                volume_figure(panels, spacing=run.viewer.spacing(source)),
+                alt=f"{name}: input, samples with the same semantic code, their mean and standard deviation",
+                caption=f"{name}, {len(files)} samples, their mean and standard deviation voxel by voxel.",
                 command=job.command(source),
             )
         )
-    return section
+    return pictures
 
 
-def counterfactual_section(run: Run) -> Section:
-    """The same brain, had the head said otherwise; with the measured volumes where they are known."""
-    section = Section(
-        "Counterfactuals",
-        "The semantic code is moved until the diagnosis head gives the wanted probability; the stochastic "
-        "code stays the subject's own.",
-    )
-    job = run.jobs["manipulate"]
-    for source in job.sources:
-        section.pictures.append(_series(run, job, source))
-    if run.has(f"evaluation/counterfactual/{SCANS}"):
-        section.pictures.append(_volume_curves(run))
-    return section
-
-
-def _series(run: Run, job: Job, source: Path) -> Picture:
-    outputs = sorted(job.of(source), key=lambda output: output["Target"])
-    volumes = [run.viewer.rendered(output["path"], like=source) for output in outputs]
-    of = outputs[0]["TargetClass"]
-    word = f"P({of})" if of else "target"
-    panels = [Panel(f"input, {word} {outputs[0]['HeadBefore']:.2f}", run.viewer.source(source))]
-    panels += [
-        Panel(f"{word} {output['Target']:g}", volume) for output, volume in zip(outputs, volumes, strict=True)
-    ]
-    if len(outputs) > 1:
-        ends = f"{outputs[-1]['Target']:g} − {outputs[0]['Target']:g}"
-        panels.append(Panel(ends, volumes[-1] - volumes[0], "difference"))
-    name = scan_name(run, source)
-    verdict = outputs[-1]["Verdict"]
-    return make_picture(
-        volume_figure(panels, spacing=run.viewer.spacing(source), planes=("axial", "coronal")),
-        alt=f"{name} rendered at {len(outputs)} values of {word}, and the difference between the ends",
-        caption=f"{name}, head before: {outputs[0]['HeadBefore']:.2f}. At the last target: {verdict}.",
-        command=job.command(source),
-    )
-
-
-def _volume_curves(run: Run) -> Picture:
-    table = run.table("counterfactual", SCANS)
-    wide = table.pivot(index="subject", columns="target", values="ventricle_ml")
-    values = read_json(run.run_dir / "evaluation" / "counterfactual" / "result.json")["values"]
-    spearman = values["counterfactual_spearman"]
-    return make_picture(
-        target_curves(list(wide.columns), wide.to_numpy(), label="P(AD)"),
-        alt="Measured ventricle volume against wanted probability of AD, a line for each test subject",
-        caption=(
-            f"Ventricle volume of counterfactuals; rank correlation within a subject {spearman:.3f}, "
-            f"rising at every step in {100 * values['counterfactual_monotone_share']:.0f} % of subjects."
-        ),
-        command=run.command("evaluate counterfactual"),
-    )
-
-
-def interpolation_section(run: Run) -> Section:
+def interpolation_pictures(run: Run) -> list[Element]:
     """Between two visits, beside the true visit in between where there is one."""
     job = run.jobs["interpolate"]
     first, last = job.sources[0], job.sources[-1]
@@ -138,20 +78,20 @@ def interpolation_section(run: Run) -> Section:
     shown = [Panel(f"decoded at {fraction:g}", volume) for fraction, volume in sorted(made.items())]
     panels = [Panel("first scan", run.viewer.source(first)), *shown]
     panels.append(Panel("second scan", run.viewer.source(last)))
-    text = "Semantic codes are mixed on the straight line, stochastic ones on the sphere."
+    caption = f"{scan_name(run, first)} and {scan_name(run, last)}."
     if middle is not None and 0.5 in made:
         truth = run.viewer.source(middle)
         panels.insert(1, Panel("true visit between", truth))
         panels.append(Panel("decoded − true", made[0.5] - truth, "difference"))
-        text += " The visit between the two was not used."
-    name = scan_name(run, first)
-    picture = make_picture(
-        volume_figure(panels, spacing=run.viewer.spacing(first), planes=("axial", "coronal")),
-        alt=f"{name}: two scans and what is decoded between their codes",
-        caption=f"{name} and {scan_name(run, last)}.",
-        command=job.command(*job.sources),
-    )
-    return Section("Interpolation", text, [picture])
+        caption += " The visit between the two was not used."
+    return [
+        make_picture(
+            volume_figure(panels, spacing=run.viewer.spacing(first)),
+            alt=f"{scan_name(run, first)}: two scans and what is decoded between their codes",
+            caption=caption,
+            command=job.command(*job.sources),
+        )
+    ]
 
 
 def _visit_between(frame: pd.DataFrame, first: Path, last: Path) -> Path | None:

@@ -32,6 +32,7 @@ FEW = Sampling(steps=2)
 def measure(run_dir: Path) -> None:
     """All evaluations, with as little work as they allow."""
     head = fit_probe(run_dir / "embeddings.parquet", target="diagnosis", out=run_dir / "heads" / "diagnosis")
+    fit_probe(run_dir / "embeddings.parquet", target="age", out=run_dir / "heads" / "age")
     given = run_dir / "pipeline", run_dir / "cohort" / "cohort.csv"
     out = run_dir / "evaluation"
     evaluate_reconstruction(*given, out=out / "reconstruction", steps=2, limit=3, device="cpu")
@@ -69,6 +70,7 @@ def render(run_dir: Path) -> None:
         head=run_dir / "heads" / "diagnosis",
         targets=[0.2, 0.8],
         target_class="AD",
+        hold=[run_dir / "heads" / "age"],
         sampling=FEW,
     )
 

@@ -10,8 +10,8 @@ import pytest
 
 from ldae.data.artefact import read_json
 from ldae.evaluation.summary import KEYS
+from ldae.report.elements import Picture, Section
 from ldae.report.page import Row, format_number, render_page, summary_groups, write_report
-from ldae.report.run import Picture, Section
 
 TITLES = [
     "Reconstruction",
@@ -37,6 +37,8 @@ class Page(HTMLParser):
         self.images: list[dict[str, str | None]] = []
         self.links: list[str] = []
         self.names: list[str] = []
+        self.inner: list[str] = []
+        self.tables = 0
         self.text = ""
         self.feed(text)
         assert not self.open
@@ -47,16 +49,19 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(found)
+        self.tables += tag == "table"
+        self.inner += [value for key, value in found.items() if key == "srcdoc" and value]
         self.links += [value for key, value in found.items() if key in ("href", "src") and value]
         self.names += [value for key, value in found.items() if key == "id" and value]
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
 
 
@@ -65,9 +70,11 @@ def test_a_finished_run_shows_everything(finished_run: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert path == finished_run / "report.html"
     assert page.headings == ["Key figures", *TITLES]
-    assert len(page.images) == 9
+    assert len(page.images) == 9 + 3  # and the frames of the series
+    assert page.tables == 5  # key figures, reconstruction, what the heads say, interpolation, probes
+    assert len(page.inner) == 1
     assert all(image["alt"] for image in page.images)
-    assert page.text.count("ldae ") >= len(page.images)
+    assert page.text.count("ldae ") >= len(page.images) - 3 + page.tables - 1 + len(page.inner)
     assert "Not on this page" not in page.text
     for key in KEYS:
         assert key in page.text or key.endswith("_ci")
@@ -79,9 +86,12 @@ def test_the_page_needs_nothing_else(finished_run: Path) -> None:
     text = (path if path.is_file() else write_report(finished_run, device="cpu")).read_text(encoding="utf-8")
     page = Page(text)
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
-    assert {link[1:] for link in page.links if link.startswith("#")} == set(page.names)
-    assert "<script" not in text
-    assert not re.search(r"url\(|@import|https?://", text)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.names)
+    assert len(page.names) == len(set(page.names))
+    inside = Page(page.inner[0])
+    assert all(link.startswith("data:image/png;base64,") for link in inside.links)
+    assert text.count("<script") == 1
+    assert not re.search(r"@import|https?://", text)
 
 
 def test_what_is_missing_is_named(

@@ -34,6 +34,7 @@ def test_the_command_renders_the_same(finished_run: Path) -> None:
     words = shlex.split(job.command(job.sources[0]))
     assert [words[place + 1] for place, word in enumerate(words) if word == "--target"] == ["0.2", "0.8"]
     assert words[words.index("--target-class") + 1] == "AD"
+    assert words[words.index("--hold") + 1] == str(finished_run / "heads" / "age")
 
 
 def test_paths_are_short_inside_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +47,9 @@ def test_records_of_relative_paths_are_understood(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     output = {"path": "out.nii.gz", "source": "scan.nii.gz", "desc": "reconstruction"}
     document = {"verb": "reconstruct", "pipeline": {"folder": "pipeline"}, "outputs": [output]}
-    write_json(tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}})
+    write_json(
+        tmp_path / "scans" / "any" / "result.json", {**document, "sources": {"scan.nii.gz": {}}, "maps": []}
+    )
     (job,) = read_jobs(tmp_path).values()
     assert job.sources == (tmp_path / "scan.nii.gz",)
     assert job.of(job.sources[0]) == [{**output, "path": str(tmp_path / "scans" / "any" / "out.nii.gz")}]
@@ -67,6 +70,24 @@ def test_scan_and_rendering_share_grid_and_scale(finished_run: Path) -> None:
     again = networks.expand(networks.compress(viewer.pipeline.read(source).data[None]))[0, 0].numpy()
     np.testing.assert_allclose(plain, again, atol=1e-5)
     assert viewer.spacing(source) == pytest.approx((8, 8, 8))
+
+
+def test_maps_are_shares_of_the_intensity_range(finished_run: Path) -> None:
+    jobs = read_jobs(finished_run)
+    (source,) = jobs["vary"].sources
+    viewer = Viewer(LDAEPipeline.from_pretrained(finished_run / "pipeline", device="cpu"))
+    samples = [viewer.rendered(one["path"], like=source) for one in jobs["vary"].of(source)]
+    spread, mean = (jobs["vary"].statistic(source, name) for name in ("std", "mean"))
+    assert spread is not None
+    assert mean is not None
+    np.testing.assert_allclose(viewer.map(spread, like=source), np.std(samples, axis=0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(viewer.rendered(mean, like=source), np.mean(samples, axis=0), atol=1e-5)
+    assert jobs["vary"].statistic(source, "median") is None
+    manipulate = jobs["manipulate"]
+    first, last = manipulate.of(source)
+    moved = [viewer.rendered(one["path"], like=source) for one in (first, last)]
+    changes = [viewer.map(manipulate.difference(one), like=source) for one in (first, last)]
+    np.testing.assert_allclose(moved[0] - changes[0], moved[1] - changes[1], atol=1e-4)
 
 
 def test_a_foreign_record_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +25,6 @@ def reviewed(tmp_path: Path) -> Path:
     clinical = make_clinical(tmp_path / "visits.csv")
     ingest(tmp_path / "export", tmp_path / "cohort", clinical=clinical, min_slices=20)
     return tmp_path
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    session = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield session
-    session.quit()
 
 
 def test_a_person_reviews_and_the_cohort_follows(reviewed: Path, browser: Any) -> None:
