@@ -37,7 +37,7 @@ EPILOG = "\n".join(
         "names:",
         *(f"  {name:16}{what}" for name, what in NAMES.items()),
         "",
-        "evaluate reconstruction --sweep writes evaluation/solvers: every --solver with every pair of --steps",
+        "evaluate reconstruction --sweep writes evaluation/solvers: every --solver by every pair of --steps",
         "and --decode-steps, all of them unless named. Several values of one of the three are a sweep too.",
     ]
 )
