@@ -164,8 +164,9 @@ def _findings(table: pd.DataFrame, judged: JudgedScans, *, panel: Panel) -> Find
 
 
 def _summarise(group: pd.DataFrame, *, metrics: list[str]) -> dict[str, Any]:
-    """Means with intervals of the metrics and of the noise's moments, and what the walk cost."""
-    noisy = bool(group[MOMENTS[0]].notna().all())
+    """Means with intervals, and what the walk cost; latents are told with the whole volume."""
+    whole = bool((group["region"] == WHOLE).all())
+    noisy = whole and bool(group[MOMENTS[0]].notna().all())
     columns = group[[*metrics, *(MOMENTS if noisy else ())]].to_numpy(dtype=np.float64)
 
     def statistic(weights: Weights) -> dict[str, NDArray[np.float64]]:
@@ -180,7 +181,8 @@ def _summarise(group: pd.DataFrame, *, metrics: list[str]) -> dict[str, Any]:
             row |= {f"{name.removesuffix('_ci')}_low": low, f"{name.removesuffix('_ci')}_high": high}
         else:
             row[name] = value
-    return {**row, "latent_error": group["latent_error"].max(), **group[COSTS].iloc[0].to_dict()}
+    error = {"latent_error": group["latent_error"].max()} if whole else {}
+    return {**row, **error, **group[COSTS].iloc[0].to_dict()}
 
 
 def _shape(moments: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -156,6 +156,26 @@ def test_every_measurement_takes_what_the_verb_gives(name: str) -> None:
     assert required <= given | {"pipeline", "cohort"}
 
 
+@pytest.mark.parametrize(
+    ("words", "sweep"),
+    [
+        ([], False),
+        (["--steps", "10", "--solver", "ddim", "--decode-steps", "20"], False),
+        (["--sweep"], True),
+        (["--steps", "10", "20"], True),
+        (["--decode-steps", "10", "20"], True),
+        (["--solver", "ddim", "exact"], True),
+        (["--reference-compatible"], True),
+    ],
+)
+def test_several_values_are_a_sweep(words: list[str], sweep: bool) -> None:
+    from ldae.cli.main import _parse
+    from ldae.cli.verbs import evaluate
+
+    args = _parse(evaluate, verb="evaluate", words=["reconstruction", *words])
+    assert evaluate._is_sweep(args) is sweep
+
+
 def test_a_sweep_takes_what_the_verb_gives() -> None:
     from inspect import signature
 

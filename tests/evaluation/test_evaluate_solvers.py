@@ -218,6 +218,3 @@ def test_several_values_are_a_sweep_on_the_command_line(
     assert "x0 clipped" in capsys.readouterr().out
     settings = read_json(judged_run / "evaluation" / "solvers_reference" / "result.json")["settings"]
     assert settings["clip_sample"] is True
-    assert main([*words, "--sweep", "--solver", "ddim", "--steps", "3"]) == 0
-    settings = read_json(judged_run / "evaluation" / "solvers" / "result.json")["settings"]
-    assert (settings["solvers"], settings["steps"], settings["clip_sample"]) == (["ddim"], [3], False)
