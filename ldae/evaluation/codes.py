@@ -104,7 +104,7 @@ def _stored(
     compute: Callable[[pd.DataFrame], Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
     """Tensors of all scans of the split, batch by batch from their files or else computed and stored."""
-    folder = _folder(material.shared, pipeline=scans.pipeline.sha256, name=name)
+    folder = pipeline_folder(material.shared, pipeline=scans.pipeline.sha256, name=name)
 
     def load(rows: pd.DataFrame) -> dict[str, Tensor]:
         path = folder / f"{sha256_json(list(rows['key']))[:32]}.safetensors"
@@ -121,8 +121,14 @@ def _stored(
     return {key: torch.cat([tensors[key] for tensors in found]) for key in found[0]}
 
 
-def _folder(root: Path, *, pipeline: str, name: str) -> Path:
-    """Where the codes of this pipeline go; those of an earlier one are of no use any more."""
+def pipeline_folder(root: Path, *, pipeline: str, name: str) -> Path:
+    """Where what this pipeline made goes; what an earlier one made is of no use any more and removed.
+
+    Args:
+        root: Folder of several such folders.
+        pipeline: Hash of the pipeline.
+        name: What it is, in lower-case letters, digits, plus and minus.
+    """
     mark = pipeline[:16]
     for old in root.glob("*"):
         if OURS.fullmatch(old.name) and not old.name.startswith(mark):

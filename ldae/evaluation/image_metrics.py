@@ -23,31 +23,33 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, 
 MS_SSIM_LEVELS = {112: 5, 28: 3}  # smallest side in voxels: levels
 
 
-def mse(image: Tensor, reference: Tensor) -> Tensor:
+def mse(image: Tensor, reference: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of each scan [B].
 
     Args:
         image: Volumes [B, 1, X, Y, Z] in [0, 1].
         reference: Volumes of the same shape.
+        mask: Where to average, [B, 1, X, Y, Z], true inside.
 
     Raises:
-        InputError: Shapes differ or are not [B, 1, X, Y, Z].
+        InputError: Shapes differ or are not [B, 1, X, Y, Z], or a mask is empty.
     """
     first, second = _check_pair(image, reference)
-    return (first - second).square().flatten(1).mean(1)
+    return _mean((first - second).square(), mask)
 
 
-def psnr(image: Tensor, reference: Tensor) -> Tensor:
+def psnr(image: Tensor, reference: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of each scan in dB [B], for a data range of 1; infinite for equal scans.
 
     Args:
         image: Volumes [B, 1, X, Y, Z] in [0, 1].
         reference: Volumes of the same shape.
+        mask: Where to average the squared error, [B, 1, X, Y, Z], true inside.
 
     Raises:
-        InputError: Shapes differ or are not [B, 1, X, Y, Z].
+        InputError: Shapes differ or are not [B, 1, X, Y, Z], or a mask is empty.
     """
-    return -10 * torch.log10(mse(image, reference))
+    return -10 * torch.log10(mse(image, reference, mask=mask))
 
 
 def ssim(
@@ -65,15 +67,7 @@ def ssim(
         InputError: Shapes differ, a side is shorter than the window, or a mask is empty away from the border.
     """
     similarity, _ = ssim_map(image, reference, window=window)
-    if mask is None:
-        return similarity.flatten(1).mean(1)
-    inside = _crop(mask, window).to(similarity)
-    if inside.shape != similarity.shape:
-        raise InputError(f"Mask must have the shape of the volumes, got {tuple(mask.shape)}.")
-    count = inside.flatten(1).sum(1)
-    if (count == 0).any():
-        raise InputError(f"Mask must hold voxels {window // 2} voxels away from the border, got none.")
-    return (similarity * inside).flatten(1).sum(1) / count
+    return _mean(similarity, mask, edge=window // 2)
 
 
 def ms_ssim_levels(size: tuple[int, ...]) -> int:
@@ -88,7 +82,7 @@ def ms_ssim_levels(size: tuple[int, ...]) -> int:
     raise InputError(f"MS-SSIM must have at least {min(MS_SSIM_LEVELS)} voxels a side, got {size}.")
 
 
-def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
+def ms_ssim(image: Tensor, reference: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Multi-scale structural similarity of each scan [B] (Wang et al. 2003; window 7, sigma 1.5).
 
     Levels as `ms_ssim_levels` says, their weights rescaled to sum to 1. A negative level counts as 0.
@@ -96,9 +90,11 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     Args:
         image: Volumes [B, 1, X, Y, Z] in [0, 1].
         reference: Volumes of the same shape.
+        mask: Where to average at each level, [B, 1, X, Y, Z], true inside; at the coarser levels a window
+            counts by the share of its central voxel that is inside.
 
     Raises:
-        InputError: Shapes differ or are too small.
+        InputError: Shapes differ or are too small, or a mask is empty away from the border.
     """
     first, second = _check_pair(image, reference)
     levels = ms_ssim_levels(tuple(first.shape[2:]))
@@ -108,9 +104,11 @@ def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
     for level in range(levels):
         similarity, contrast = ssim_map(first, second, window=MS_SSIM_WINDOW)
         last = level == levels - 1
-        factors.append((similarity if last else contrast).flatten(1).mean(1).relu())
+        factor = similarity if last else contrast
+        factors.append(_mean(factor, mask, edge=MS_SSIM_WINDOW // 2).relu())
         if not last:
             first, second = functional.avg_pool3d(first, 2), functional.avg_pool3d(second, 2)
+            mask = None if mask is None else functional.avg_pool3d(mask.float(), 2)
     return (torch.stack(factors, dim=1) ** weights).prod(dim=1)
 
 
@@ -154,9 +152,18 @@ def _blur(volume: Tensor, window: int) -> Tensor:
     return volume
 
 
-def _crop(mask: Tensor, window: int) -> Tensor:
-    edge = window // 2
-    return mask[..., edge:-edge, edge:-edge, edge:-edge]
+def _mean(values: Tensor, mask: Tensor | None, *, edge: int = 0) -> Tensor:
+    """Mean of each scan [B]; a mask is cropped by `edge` voxels on every side."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    x, y, z = (slice(edge, side - edge) for side in mask.shape[-3:])
+    inside = mask[..., x, y, z].to(values)
+    if inside.shape != values.shape:
+        raise InputError(f"Mask must have the shape of the volumes, got {tuple(mask.shape)}.")
+    count = inside.flatten(1).sum(1)
+    if (count == 0).any():
+        raise InputError(f"Mask must hold voxels {edge} voxels away from the border, got none.")
+    return (values * inside).flatten(1).sum(1) / count
 
 
 def _check_pair(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,12 @@ from torch import Tensor, nn
 from ldae.errors import InputError
 
 SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
+# How the slices of each plane become a batch, and the axis that they are counted along.
+PLANES = (
+    ("b 1 x y z -> (b x) 1 y z", 2),
+    ("b 1 x y z -> (b y) 1 x z", 3),
+    ("b 1 x y z -> (b z) 1 x y", 4),
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,7 @@ class SlicePerceptualLoss(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Volumes [B, 1, X, Y, Z] in [0, 1] to a scalar; LPIPS itself wants three channels in [-1, 1]."""
         distances = []
-        for pattern, axis in (
-            ("b 1 x y z -> (b x) 1 y z", 2),
-            ("b 1 x y z -> (b y) 1 x z", 3),
-            ("b 1 x y z -> (b z) 1 x y", 4),
-        ):
+        for pattern, axis in PLANES:
             count = max(1, round(self.slice_share * a.shape[axis]))
             chosen = torch.randperm(a.shape[axis], device=a.device)[:count]
             pair = [rearrange(volume.index_select(axis, chosen), pattern) for volume in (a, b)]

@@ -71,6 +71,11 @@ def test_a_wrong_word_ends_with_2_and_one_sentence(ldae, words: list[str], told:
         (["latents", "--run-dir", "nowhere"], "nowhere/autoencoder"),
         (["assemble", "--run-dir", "nowhere"], "nowhere/autoencoder"),
         (["phantom", "--subjects", "2"], "subjects must be at least 6"),
+        (
+            ["evaluate", "code", "--steps", "5", "10"],
+            "must come with evaluate reconstruction, got evaluate code",
+        ),
+        (["evaluate", "interpolation", "--sweep"], "got evaluate interpolation"),
     ],
 )
 def test_a_mistake_ends_with_2_and_says_what(
@@ -149,3 +154,33 @@ def test_every_measurement_takes_what_the_verb_gives(name: str) -> None:
     assert given <= set(parameters)
     required = {key for key, value in parameters.items() if value.default is value.empty}
     assert required <= given | {"pipeline", "cohort"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sweep"),
+    [
+        ([], False),
+        (["--steps", "10", "--solver", "ddim", "--decode-steps", "20"], False),
+        (["--sweep"], True),
+        (["--steps", "10", "20"], True),
+        (["--decode-steps", "10", "20"], True),
+        (["--solver", "ddim", "exact"], True),
+        (["--reference-compatible"], True),
+    ],
+)
+def test_several_values_are_a_sweep(words: list[str], sweep: bool) -> None:
+    from ldae.cli.main import _parse
+    from ldae.cli.verbs import evaluate
+
+    args = _parse(evaluate, verb="evaluate", words=["reconstruction", *words])
+    assert evaluate._is_sweep(args) is sweep
+
+
+def test_a_sweep_takes_what_the_verb_gives() -> None:
+    from inspect import signature
+
+    from ldae.cli.verbs.evaluate import SEVERAL, SWEEP
+
+    function = getattr(import_module(f"ldae.evaluation.{SWEEP}"), f"evaluate_{SWEEP}")
+    given = {"split", "limit", "reference_compatible", *SEVERAL.values()}
+    assert given <= set(signature(function).parameters)

@@ -82,6 +82,19 @@ def test_psnr_and_mse_in_closed_form() -> None:
     torch.testing.assert_close(psnr(shifted, reference), torch.tensor([20.0, 40.0]), rtol=1e-4, atol=0)
 
 
+def test_errors_inside_a_mask_in_closed_form() -> None:
+    reference = torch.full((1, 1, 4, 4, 4), 0.5)
+    image = reference.clone()
+    image[..., :2] += 0.1
+    image[..., 2:] += 0.4
+    mask = torch.zeros_like(image, dtype=torch.bool)
+    mask[..., :2] = True
+    assert mse(image, reference, mask=mask).item() == pytest.approx(0.01, rel=1e-4)
+    assert psnr(image, reference, mask=mask).item() == pytest.approx(20, rel=1e-4)
+    with pytest.raises(InputError, match="Mask must hold voxels"):
+        mse(image, reference, mask=torch.zeros_like(mask))
+
+
 def test_half_precision_is_scored_in_single() -> None:
     image, reference = (x.half() for x in volumes(16, 24, 16))
     torch.testing.assert_close(ssim(image, reference), ssim(image.float(), reference.float()))
@@ -100,6 +113,20 @@ def test_mask_restricts_the_mean() -> None:
     assert (ssim(spoiled, reference) < ssim(image, reference)).all()
     everywhere = torch.ones_like(mask)
     torch.testing.assert_close(ssim(image, reference, mask=everywhere), ssim(image, reference))
+
+
+def test_masks_of_each_level_restrict_ms_ssim() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.nn.functional.avg_pool3d(torch.rand(2, 1, 48, 48, 48, generator=generator), 3, 1, 1)
+    image = (reference + 0.05 * torch.randn(reference.shape, generator=generator)).clamp(0, 1)
+    everywhere = torch.ones_like(image, dtype=torch.bool)
+    torch.testing.assert_close(ms_ssim(image, reference, mask=everywhere), ms_ssim(image, reference))
+    mask = torch.zeros_like(everywhere)
+    mask[..., 26:] = True
+    spoiled = image.clone()
+    spoiled[..., :8] = 0
+    inside = ms_ssim(spoiled, reference, mask=mask)
+    assert (inside > ms_ssim(spoiled, reference) + 0.05).all()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ldae.cli.options import SOLVERS, SPLITS, add_device, add_run_dir, add_seed, positive
 from ldae.cli.scans import show_progress
+from ldae.data.artefact import read_json
+from ldae.errors import InputError
 
 HELP = "measure a trained pipeline on held-out scans"
 NAMES = {
@@ -29,7 +32,18 @@ OPTIONS = {
     "calibration": ("split", "by"),
 }
 HEADED = ("counterfactual", "calibration")
-EPILOG = "\n".join(["names:", *(f"  {name:16}{what}" for name, what in NAMES.items())])
+SWEEP = "solvers"
+SEVERAL = {"solver": "solvers", "steps": "steps", "decode_steps": "decode_steps"}
+"""What a sweep takes several of: the option, and what the sweep calls it."""
+EPILOG = "\n".join(
+    [
+        "names:",
+        *(f"  {name:16}{what}" for name, what in NAMES.items()),
+        "",
+        "evaluate reconstruction --sweep writes evaluation/solvers: every --solver by every pair of --steps",
+        "and --decode-steps, all of them unless named. Several values of one of the three are a sweep too.",
+    ]
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: evaluation/NAME of the run")
     parser.add_argument("--head", type=Path, metavar="DIR", help="default: heads/diagnosis of the run")
     parser.add_argument("--split", choices=SPLITS, help="scans to measure on (default: test)")
-    parser.add_argument("--steps", type=positive, metavar="N", help="network calls from scan to noise")
-    parser.add_argument("--decode-steps", type=positive, metavar="N", help="network calls from noise to scan")
-    parser.add_argument("--solver", choices=SOLVERS, help="of the way to noise")
+    parser.add_argument(
+        "--steps", type=positive, nargs="+", metavar="N", help="network calls from scan to noise"
+    )
+    parser.add_argument(
+        "--decode-steps", type=positive, nargs="+", metavar="N", help="network calls from noise to scan"
+    )
+    parser.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(SOLVERS)} (default: {SOLVERS[0]})",
+    )
+    parser.add_argument("--sweep", action="store_true", help="compare solvers and step counts, see below")
+    parser.add_argument(
+        "--reference-compatible",
+        action="store_true",
+        help="sweep over the published sampler, x0 clipped, with the published metric settings",
+    )
     parser.add_argument(
         "--hold",
         type=Path,
@@ -67,22 +97,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure."""
-    evaluate = getattr(import_module(f"ldae.evaluation.{args.name}"), f"evaluate_{args.name}")
-    options = {name: getattr(args, name) for name in OPTIONS[args.name] if getattr(args, name) is not None}
+    sweep = _is_sweep(args)
+    name = SWEEP if sweep else args.name
+    evaluate = getattr(import_module(f"ldae.evaluation.{name}"), f"evaluate_{name}")
+    folder = evaluate(
+        args.pipeline or args.run_dir / "pipeline",
+        args.cohort or args.run_dir / "cohort" / "cohort.csv",
+        out=args.out
+        or args.run_dir / "evaluation" / (f"{name}_reference" if args.reference_compatible else name),
+        run_dir=args.run_dir,
+        seed=args.seed,
+        device=args.device,
+        progress=show_progress(),
+        **(_sweep_options(args) if sweep else _options(args)),
+    )
+    print(f"Wrote {folder}")
+    for note in read_json(folder / "result.json")["notes"]:
+        print(note)
+    return 0
+
+
+def _is_sweep(args: argparse.Namespace) -> bool:
+    several = any(len(getattr(args, name) or ()) > 1 for name in SEVERAL)
+    if args.name == "reconstruction":
+        return bool(several or args.sweep or args.reference_compatible)
+    if several or args.sweep or args.reference_compatible:
+        raise InputError(
+            "Several solvers or step counts, --sweep and --reference-compatible must come with evaluate "
+            f"reconstruction, got evaluate {args.name}. Give one value each."
+        )
+    return False
+
+
+def _sweep_options(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"split": args.split, "limit": args.limit}
+    given |= {theirs: getattr(args, ours) for ours, theirs in SEVERAL.items()}
+    known = {name: value for name, value in given.items() if value is not None}
+    return {**known, "reference_compatible": args.reference_compatible}
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in OPTIONS[args.name] if getattr(args, name) is not None}
+    options = {name: value[0] if name in SEVERAL else value for name, value in given.items()}
     if args.name in HEADED:
         options["head"] = args.head or args.run_dir / "heads" / "diagnosis"
     if args.name == "counterfactual":
         others = [args.run_dir / "heads" / "age"]
         options["hold"] = args.hold or [folder for folder in others if folder.is_dir()]
-    folder = evaluate(
-        args.pipeline or args.run_dir / "pipeline",
-        args.cohort or args.run_dir / "cohort" / "cohort.csv",
-        out=args.out or args.run_dir / "evaluation" / args.name,
-        run_dir=args.run_dir,
-        seed=args.seed,
-        device=args.device,
-        progress=show_progress(),
-        **options,
-    )
-    print(f"Wrote {folder}")
-    return 0
+    return options
