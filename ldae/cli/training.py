@@ -32,8 +32,8 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
     Raises:
         InputError: The run folder holds this stage trained with another configuration or other inputs.
     """
-    # A code that nothing uses has gradients so small that a CPU takes a hundred times as long for them. Threads
-    # inherit this when they are made, so it comes before any work.
+    # A code that nothing uses has gradients so small (denormal numbers) that a CPU takes a hundred times as
+    # long for them. Threads inherit this when they are made, so it comes before any work.
     torch.set_flush_denormal(True)
     cli = StageCLI(words)
     if cli.fast_dev_run:
