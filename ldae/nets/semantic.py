@@ -99,7 +99,8 @@ class SemanticEncoder(nn.Module):
         """
         if tuple(x.shape[2:]) != tuple(self.size):
             raise InputError(f"scans must have size {self.size}, got {tuple(x.shape[2:])}.")
-        return rearrange(self.backbone(rearrange(x, self.pattern)), "(b s) w -> b s w", b=len(x))
+        tokens: Tensor = rearrange(self.backbone(rearrange(x, self.pattern)), "(b s) w -> b s w", b=len(x))
+        return tokens
 
     def pool(self, tokens: Tensor) -> SemanticCode:
         """Tokens [B, S, W] to codes with their slice attention."""

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from ldae.data.scan import DifferenceMap, Scan
 from ldae.errors import InputError
-from ldae.report.figures import PLANES, Panel, volume_figure
+from ldae.report.cuts import PLANES, Panel
+from ldae.report.volumes import volume_figure
 
 
 def scan_figure(
