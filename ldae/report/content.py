@@ -6,16 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ldae.evaluation.calibration import NAME as CALIBRATION
 from ldae.evaluation.counterfactual import TRUTH_TABLE
-from ldae.evaluation.record import SCANS, TABLE
+from ldae.evaluation.record import RESULT, SCANS, TABLE
+from ldae.evaluation.solvers import NAME as SOLVERS
+from ldae.report.calibration_section import calibration_elements
 from ldae.report.counterfactual_section import counterfactual_elements, volume_curves
 from ldae.report.elements import Element, Section
 from ldae.report.evaluation_tables import (
     comparison_table,
     interpolation_table,
     reconstruction_table,
+    solvers_table,
     truth_table,
 )
+from ldae.report.examination_section import NAME as EXAMINATION
+from ldae.report.examination_section import examination_elements
 from ldae.report.model_sections import attention_picture, code_picture, gap_picture, training_picture
 from ldae.report.run import Run
 from ldae.report.scan_sections import interpolation_pictures, reconstruction_pictures, variation_pictures
@@ -59,6 +65,7 @@ CHAPTERS: Sequence[Chapter] = (
         (
             Part(reconstruction_pictures, "reconstruct", "ldae reconstruct"),
             Part(reconstruction_table, f"evaluation/reconstruction/{TABLE}", "ldae evaluate reconstruction"),
+            Part(solvers_table, f"evaluation/{SOLVERS}/{TABLE}", ""),
         ),
     ),
     Chapter(
@@ -94,9 +101,17 @@ CHAPTERS: Sequence[Chapter] = (
         ),
     ),
     Chapter(
+        "Does the head know when it does not?",
+        "Whether its probabilities are what they say, and what its doubt is good for.",
+        (Part(calibration_elements, f"evaluation/{CALIBRATION}/{RESULT}", ""),),
+    ),
+    Chapter(
         "Is the code used?",
         "The denoising error of held-out scans, with the same noise and three different codes.",
-        (Part(gap_picture, f"evaluation/code/{TABLE}", "ldae evaluate code"),),
+        (
+            Part(gap_picture, f"evaluation/code/{TABLE}", "ldae evaluate code"),
+            Part(examination_elements, f"evaluation/{EXAMINATION}/{TABLE}", ""),
+        ),
     ),
     Chapter(
         "Which slices count",

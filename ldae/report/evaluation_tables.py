@@ -8,6 +8,8 @@ import pandas as pd
 from ldae.evaluation.counterfactual import TRUTH_TABLE
 from ldae.evaluation.known_counterfactual import ADDED, DECODED
 from ldae.evaluation.record import TABLE
+from ldae.evaluation.solvers import NAME as SOLVERS
+from ldae.evaluation.sweep import AUTOENCODER, LDDIM, WHOLE
 from ldae.report.elements import Table
 from ldae.report.run import Run
 from ldae.report.tables import Column, make_table
@@ -29,6 +31,7 @@ KINDS = {
     "reconstruction": "both codes",
     "semantic_only": "semantic code, fresh noise",
     "autoencoder": "autoencoder alone",
+    LDDIM: "without a semantic code",
 }
 CHANGE = "_change"
 RENDERINGS = {DECODED: "as decoded", ADDED: "the decoded change, added to the scan"}
@@ -69,6 +72,35 @@ def reconstruction_table(run: Run) -> Table:
         heading="against the {against}",
         caption="Means over test scans, with 95 % intervals over subjects.",
         command=run.command("evaluate reconstruction"),
+    )
+
+
+def solvers_table(run: Run) -> Table:
+    """Every solver and number of steps, against what the autoencoder makes of the scan."""
+    frame = run.table(SOLVERS, TABLE)
+    frame = frame[(frame["against"] == AUTOENCODER) & (frame["region"] == WHOLE)]
+    order = {name: place for place, name in enumerate(frame["solver"].unique())}
+    frame = frame.sort_values(
+        ["kind", "solver", "encode_steps", "decode_steps"],
+        key=lambda column: column.map(order) if column.name == "solver" else column,
+        kind="stable",
+    )
+    return make_table(
+        _named(frame, KINDS),
+        [
+            Column("solver", "solver"),
+            Column("encode_steps", "calls up", ".0f"),
+            Column("decode_steps", "calls down", ".0f"),
+            Column("ssim", "SSIM", ".4f"),
+            Column("psnr", "PSNR, dB", ".1f"),
+            Column("latent_error", "largest error of z_0", ".1e"),
+            Column("noise_std", "std of z_T", ".2f"),
+            Column("noise_kurtosis", "kurtosis", ".1f"),
+        ],
+        group=["kind"],
+        heading="{kind}",
+        caption="Up to noise and back by every solver, in so many network calls; 95 % over subjects.",
+        command=run.command("evaluate reconstruction --sweep"),
     )
 
 

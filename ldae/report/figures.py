@@ -133,6 +133,28 @@ def line_figure(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: 
     return figure
 
 
+def doubt_figure(
+    reliability: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    referral: Mapping[str, tuple[ArrayLike, ArrayLike]],
+) -> Figure:
+    """Accuracy against confidence (left) and error rate against the share of scans kept (right).
+
+    Args:
+        reliability: (confidence, accuracy) of each calibration, a point a bin.
+        referral: (coverage, risk) of each doubt.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.86 * WIDTH, 3.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        _lines(left, reliability, x="confidence", y="share of scans that are right")
+        lowest = min(float(np.min(values)) for line in reliability.values() for values in line)
+        left.set(xlim=(max(lowest - 0.05, 0), 1.01), ylim=(max(lowest - 0.05, 0), 1.01))
+        _lines(right, referral, x="share of scans kept", y="share of those that are wrong")
+        right.set(xlim=(0, 1.01), ylim=(0, None))
+    return figure
+
+
 def training_figure(stages: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Figure:
     """The lines of each stage, a plot each, over optimiser steps."""
     with rc_context(STYLE):
