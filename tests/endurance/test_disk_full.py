@@ -163,6 +163,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_leaves_what_was_there(verb: str, tiny_run: Path, tmp_path: Path, ldae) -> None:
     words, size = VERBS[verb]
@@ -171,7 +172,7 @@ def test_a_verb_leaves_what_was_there(verb: str, tiny_run: Path, tmp_path: Path,
     if verb == "phantom":
         run = tmp_path / "new"
         run.mkdir()
-    if verb != "split":
+    if verb not in ("phantom", "split"):
         # an entry of the cache is named by its scan's path
         shutil.rmtree(run / "cohort")
         (run / "cohort").symlink_to(tiny_run / "cohort")

@@ -52,6 +52,7 @@ def weights(run: Path, kind: str) -> dict[str, torch.Tensor]:
     return load_file(run / kind / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "kind"),
     [("aekl", "autoencoder"), ("ldae_pretrain", "denoiser"), ("ldae_repr_learn", "representation")],
@@ -107,6 +108,7 @@ def test_ctrl_c_in_the_last_epoch_s_last_step_finishes_the_stage(stage, ldae, pr
     assert (run / "denoiser" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_another_verb_ends_with_130_and_a_sentence(tmp_path: Path, start) -> None:
     out = tmp_path / "cohort"
     process = start("phantom", "--out", out, "--subjects", "400", "--jobs", "1")
@@ -124,6 +126,7 @@ def test_another_verb_ends_with_130_and_a_sentence(tmp_path: Path, start) -> Non
     assert not (out / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_loader_processes(stage, start) -> None:
     """The whole process group gets the signal, as from a terminal."""
     run, words = stage("ldae_repr_learn", *SETTINGS[1:], "--trainer.max_epochs=400")
