@@ -1,18 +1,22 @@
-# docker build -t ldae . && docker run --rm -v "$PWD/outputs:/data/outputs" ldae demo
+# docker build -t ldae . && docker run --rm --gpus all -v "$PWD/outputs:/data/outputs" ldae demo
+# PyTorch's wheels bring CUDA; the machine gives the driver (nvidia-container-toolkit). Without a GPU leave
+# --gpus all out. scripts/check_dockerfile.sh runs the steps below without Docker.
 FROM python:3.12-slim
 
 # Options for pip, such as an index that holds a CPU build of torch.
 ARG PIP_OPTIONS=""
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 WORKDIR /opt/ldae
 COPY pyproject.toml README.md LICENSE ./
 COPY ldae ldae
 COPY configs configs
-RUN pip install $PIP_OPTIONS .
+RUN pip install $PIP_OPTIONS '.[conformal,dicom]'
+RUN mkdir -p /data/outputs && chmod -R a+rwX /data
 
-RUN useradd --create-home ldae && mkdir -p /data/outputs && chown -R ldae /data
-USER ldae
+ENV HOME=/data
+USER 1000:1000
 WORKDIR /data
 ENTRYPOINT ["ldae"]
 CMD ["--help"]

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ldae-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format type hooks clean
+.PHONY: help setup demo test test-slow test-oldest lint format type hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -28,6 +28,13 @@ test: $(STAMP)  ## the tests that run in minutes
 
 test-slow: $(STAMP)  ## endurance, fuzz, browser, notebook and parity tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+# The lowest versions that pyproject.toml allows, in an environment of its own.
+test-oldest: $(STAMP)  ## the same tests with the oldest supported versions
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-oldest
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[test]'
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -m "not slow" -n auto $(PYTEST_FLAGS)
 
 lint: $(STAMP)  ## ruff, import contracts, spelling
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         place = " ".join(str(error).split())
         raise InputError(f"{path} must be YAML, but reading it failed: {place}. Correct the file.") from error
     if not isinstance(document, dict):
@@ -132,7 +132,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def cohort_path(document: Mapping[str, Any], *, run_dir: Path) -> Path:
     """The cohort that a configuration names, else the one in the run folder."""
     given = flatten(document).get("data.init_args.cohort")
-    return Path(given) if given else run_dir / "cohort" / "cohort.csv"
+    return Path(given) if isinstance(given, str) and given else run_dir / "cohort" / "cohort.csv"
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

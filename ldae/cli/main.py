@@ -7,12 +7,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
 from ldae import __version__
-from ldae.errors import CheckpointError, InputError
+from ldae.data.lock import held
+from ldae.data.storage import full_disk
+from ldae.errors import CheckpointError, InputError, Interrupted, StorageError
 
 GROUPS = {
     "train": ("fit", "validate", "test"),
@@ -24,6 +27,7 @@ GROUPS = {
 }
 VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 BAD_INPUT = 2
+INTERRUPTED = 130  # as a shell tells that Ctrl-C ended a program
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,16 +44,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; those of the process by default.
 
     Returns:
-        0 when done, 2 when the input is wrong; the sentence that says what is on stderr.
+        0 when done, 2 when the input is wrong or the disk full, 130 when it was interrupted; the sentence
+        that says what is on stderr.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT if stop.code else 0
-    except (InputError, CheckpointError, FileNotFoundError) as error:
-        print(f"ldae: {_sentence(error)}", file=sys.stderr)
-        return BAD_INPUT
+    except (InputError, CheckpointError, StorageError, FileNotFoundError) as error:
+        return _tell(_sentence(error), code=BAD_INPUT)
+    except OSError as error:
+        reason = full_disk(error) or (error.strerror if error.filename else None)
+        if reason is None:
+            raise
+        return _tell(
+            f"{error.filename or 'A file'} cannot be read or written: {reason}. Put that right and give the "
+            "same command again.",
+            code=BAD_INPUT,
+        )
+    except Interrupted as stop:
+        return _tell(str(stop), code=INTERRUPTED)
+    except KeyboardInterrupt:
+        return _tell(
+            "Stopped. What was finished is kept, and the same command goes on from there.", code=INTERRUPTED
+        )
 
 
 def entry() -> NoReturn:
@@ -68,7 +87,11 @@ def _run(words: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ldae").setLevel(logging.INFO)
     module = import_module(f"ldae.cli.verbs.{verb}")
-    code: int = module.run(_parse(module, verb=verb, words=rest))
+    args = _parse(module, verb=verb, words=rest)
+    # of fit, only its configuration tells which part of the run it writes
+    folder = module.writes(args) if hasattr(module, "writes") else None
+    with nullcontext() if folder is None else held(folder):
+        code: int = module.run(args)
     return code
 
 
@@ -104,6 +127,11 @@ def _parse(module: ModuleType, *, verb: str, words: list[str]) -> argparse.Names
         known.rest = rest
         return known
     return parser.parse_intermixed_args(words)
+
+
+def _tell(sentence: str, *, code: int) -> int:
+    print(f"ldae: {sentence}", file=sys.stderr)
+    return code
 
 
 def _sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ldae.cli.configs import DEFAULT_RUN_DIR, cohort_path, find_config, read_configs
+from ldae.cli.configs import DEFAULT_RUN_DIR, cohort_path, find_config, flatten, read_configs
 from ldae.data.artefact import sha256_json
 from ldae.errors import InputError
 
@@ -76,7 +76,8 @@ class Request:
     @property
     def run_dir(self) -> Path:
         """Folder of the run."""
-        return Path(self.given_run_dir or self.document.get("run_dir") or DEFAULT_RUN_DIR)
+        configured = self.document.get("run_dir")
+        return Path(self.given_run_dir or (configured if isinstance(configured, str) else DEFAULT_RUN_DIR))
 
     @property
     def cohort(self) -> Path:
@@ -88,7 +89,7 @@ class Request:
     @property
     def is_special(self) -> bool:
         """Whether this asks for something else than a plain training."""
-        fast = self.document.get("trainer", {}).get("fast_dev_run")
+        fast = flatten(self.document).get("trainer.fast_dev_run")
         return bool(fast) or any(word.startswith(SPECIAL) for word in self.overrides)
 
     @property

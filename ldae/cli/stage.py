@@ -40,6 +40,7 @@ HINTS_THAT_DO_NOT_APPLY = (
     ".*smaller than the logging interval.*",
     ".*in eval mode at the start of training.*",  # averaged weights and frozen networks are meant to be
     ".*treespec.*",
+    ".*your dataloader is not resumable.*",  # its sampler is
 )
 
 

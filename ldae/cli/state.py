@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae.cli.configs import differences
-from ldae.data.artefact import read_json, sha256_file, sha256_json, write_json
+from ldae.data.artefact import read_json, sha256_file, sha256_json, whole, write_json
 from ldae.errors import CheckpointError
 
 COHORT_COLUMNS = ("subject", "session", "path", "diagnosis", "age", "split")
@@ -70,7 +70,14 @@ class StageFolder:
         document = read_json(path)
         if not isinstance(document, dict) or set(document) != {item.name for item in fields(StageState)}:
             raise CheckpointError(f"{path} must be a record of fit, got other keys. {WAY_OUT}")
-        return StageState(**document)
+        with whole(path):
+            return StageState(
+                config=dict(document["config"]),
+                inputs=dict(document["inputs"]),
+                request=str(document["request"]),
+                outputs=dict(document["outputs"]),
+                seconds=float(document["seconds"]),
+            )
 
     def write(self, state: StageState) -> None:
         write_json(self.folder / "stage.json", asdict(state))

@@ -12,13 +12,16 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from ldae.cli.checkpoint import EpochCheckpoint
+from ldae.cli.checkpoint import EpochCheckpoint, check_checkpoint
 from ldae.cli.configs import essence
 from ldae.cli.scans import show_progress
 from ldae.cli.stage import StageCLI
 from ldae.cli.state import StageState, gather_inputs, is_complete, mismatch, output_hashes
 from ldae.data.artefact import atomic_path
-from ldae.errors import InputError
+from ldae.data.lock import held
+from ldae.errors import CheckpointError, InputError
+
+OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
 
 def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
@@ -30,7 +33,10 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
         started: When the command began, by `time.perf_counter`.
 
     Raises:
-        InputError: The run folder holds this stage trained with another configuration or other inputs.
+        InputError: The run folder holds this stage trained with another configuration or other inputs, or
+            another process trains it there; or the loss is not finite.
+        CheckpointError: The checkpoint to go on from is damaged or another network's.
+        Interrupted: The user stopped it, and the checkpoint is saved.
     """
     # A code that nothing uses has gradients so small (denormal numbers) that a CPU takes a hundred times as
     # long for them. Threads inherit this when they are made, so it comes before any work.
@@ -38,16 +44,17 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
     cli = StageCLI(words)
     if cli.fast_dev_run:
         cli.build()
-        with _possible():
+        with _possible(None):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return
-    state, fresh = _begin(cli, request=request)
-    if not fresh and is_complete(cli.run_dir, state):
-        # asked for in other words, but the same: answer faster next time
-        cli.stage.write(state)
-        print(f"{cli.stage.artefact.parent} is up to date.")
-        return
-    _train(cli, state=state, fresh=fresh, started=started)
+    with held(cli.run_dir, part=cli.stage.kind):
+        state, fresh = _begin(cli, request=request)
+        if not fresh and is_complete(cli.run_dir, state):
+            # asked for in other words, but the same: answer faster next time
+            cli.stage.write(state)
+            print(f"{cli.stage.artefact.parent} is up to date.")
+            return
+        _train(cli, state=state, fresh=fresh, started=started)
 
 
 def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
@@ -65,7 +72,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
     cli.build()
     loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
     path = str(checkpoint) if checkpoint.is_file() else None
-    with _possible():
+    with _possible(path):
         loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
 
 
@@ -100,7 +107,7 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
     if last is None and not fresh and stage.checkpoint.is_file():
         last = str(stage.checkpoint)
         print(f"Going on from {last}")
-    with _possible():
+    with _possible(last):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
     if cli.trainer.is_global_zero:
         _finish(cli, state=state)
@@ -108,12 +115,26 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
 
 
 @contextmanager
-def _possible() -> Iterator[None]:
-    """Lightning's word for settings that do not go together is the user's to correct."""
+def _possible(checkpoint: str | None) -> Iterator[None]:
+    """Settings that do not go together, and a checkpoint that does not fit, are the user's to correct."""
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint))
     try:
         yield
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith(OTHER_WEIGHTS):
+            raise
+        raise CheckpointError(
+            f"{checkpoint} must hold weights of this configuration: {' '.join(str(error).split())} Name the "
+            "checkpoint of this configuration, or train anew with --overwrite true."
+        ) from error
+    except SystemExit as stop:
+        # Lightning ends the process when it is interrupted before the first step
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise stop.__context__ from None
+        raise
 
 
 def _save_config(cli: StageCLI) -> None:

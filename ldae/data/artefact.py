@@ -6,21 +6,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldae import __version__
-from ldae.errors import CheckpointError
+from ldae.data.storage import opening, writing
+from ldae.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,58 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends without an error.
 
     The suffixes are kept, since writers such as nibabel choose the format by them.
+
+    Raises:
+        StorageError: There is no room for it, or it may not be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:]))
-    os.close(handle)
+    with opening(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = f"{PARTIAL}{os.getpid()}-", "".join(path.suffixes[-2:])
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+        with opening(path):
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path, *, last: str) -> Iterator[Path]:
+    """A temporary folder whose files replace those of `folder` when the block ends without an error.
+
+    All of them are written before the first is put in place. A component's configuration follows its weights,
+    and the file `last`, which names the others, comes at the end.
+    """
+    folder = Path(folder)
+    with opening(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f"{PARTIAL}{os.getpid()}-"))
+    try:
+        yield temporary
+        files = [path for path in temporary.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == last, path.name == CONFIG_NAME)):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def to_json(value: Any) -> str:
+    """`value` as indented JSON."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(value), encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -98,9 +135,25 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} must be JSON, but reading it failed: {error}. Make it anew."
+        ) from error
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[None]:
+    """Around the use of a document that was read: what is missing or of another type damages it.
+
+    Raises:
+        CheckpointError: With the file's name and what is wrong.
+    """
+    try:
+        yield
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"misses {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
+        raise CheckpointError(
+            f"{path} must be as ldae wrote it, but {reason.rstrip('.')}. Make it anew or copy it whole."
         ) from error
 
 
@@ -117,26 +170,26 @@ def save_component(
 ) -> str:
     """Write a component folder and return its sha256.
 
-    The weights go first and the configuration, which names their hash, last: a folder torn between the two
-    is recognised by `load_component`.
+    Both files are written before the first is put in place: a full disk leaves the old component. The
+    weights go first and the configuration, which names their hash, last: a folder torn between the two is
+    recognised by `load_component`.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+    with atomic_path(folder / CONFIG_NAME) as described, atomic_path(folder / WEIGHTS_NAME) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-        weights = sha256_file(temporary)
-    document = {
-        "kind": kind,
-        "ldae_version": __version__,
-        "config": dict(config),
-        "spec": None if spec is None else dict(spec),
-        "split": split,
-        "parents": dict(parents or {}),
-        "extra": dict(extra or {}),
-        "weights_sha256": weights,
-    }
-    write_json(folder / CONFIG_NAME, document)
+        document = {
+            "kind": kind,
+            "ldae_version": __version__,
+            "config": dict(config),
+            "spec": None if spec is None else dict(spec),
+            "split": split,
+            "parents": dict(parents or {}),
+            "extra": dict(extra or {}),
+            "weights_sha256": sha256_file(temporary),
+        }
+        described.write_text(to_json(document), encoding="utf-8")
     return sha256_json(document)
 
 
@@ -165,24 +218,27 @@ def load_component(folder: str | Path, kind: str) -> Component:
     found = document.get("kind") if isinstance(document, dict) else None
     if found != kind:
         raise CheckpointError(f"{folder} must hold a component of kind {kind!r}, got {found!r}.")
+    with whole(folder / CONFIG_NAME):
+        component = Component(
+            kind=kind,
+            config=dict(document["config"]),
+            tensors={},
+            spec=document["spec"],
+            split=document["split"],
+            parents=dict(document["parents"]),
+            extra=dict(document["extra"]),
+            sha256=sha256_json(document),
+        )
+        expected = str(document["weights_sha256"])
     weights = sha256_file(folder / WEIGHTS_NAME)
-    if weights != document["weights_sha256"]:
+    if weights != expected:
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME} has sha256 {weights[:12]}, but {CONFIG_NAME} beside it was written for "
-            f"{document['weights_sha256'][:12]}: the folder is damaged or mixed. "
-            "Make it anew or copy it whole."
+            f"{expected[:12]}: the folder is damaged or mixed. Make it anew or copy it whole."
         )
     try:
-        tensors = load_file(folder / WEIGHTS_NAME)
+        return replace(component, tensors=load_file(folder / WEIGHTS_NAME))
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS_NAME} must be a safetensors file: {error}.") from error
-    return Component(
-        kind=kind,
-        config=document["config"],
-        tensors=tensors,
-        spec=document["spec"],
-        split=document["split"],
-        parents=document["parents"],
-        extra=document["extra"],
-        sha256=sha256_json(document),
-    )
+        raise CheckpointError(
+            f"{folder / WEIGHTS_NAME} must be a safetensors file: {error}. Make it anew or copy it whole."
+        ) from error

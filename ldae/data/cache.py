@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from ldae.data.artefact import atomic_path, read_json, sha256_bytes, write_json
+from ldae.data.artefact import atomic_path, read_json, sha256_bytes, whole, write_json
 from ldae.data.nifti import Geometry
 from ldae.data.spec import Intensity, PreprocessingSpec
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from ldae.data.scan import Scan
@@ -49,7 +49,7 @@ class VolumeCache:
         name = os.path.realpath(path)
         try:
             state = os.stat(name)
-        except FileNotFoundError as error:
+        except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"A scan must be a file, got {name}, which does not exist. Check the path."
             ) from error
@@ -93,10 +93,17 @@ class VolumeCache:
 
         Raises:
             FileNotFoundError: The scan does not exist, or is not in the cache.
+            CheckpointError: The entry is damaged.
         """
-        array: np.memmap[tuple[int, ...], np.dtype[np.float16]] = np.load(
-            self._existing(path), mmap_mode="r", allow_pickle=False
-        )
+        entry = self._existing(path)
+        try:
+            array: np.memmap[tuple[int, ...], np.dtype[np.float16]] = np.load(
+                entry, mmap_mode="r", allow_pickle=False
+            )
+        except (ValueError, EOFError, OSError) as error:
+            raise _damaged(entry, str(error)) from error
+        if array.dtype != np.float16 or array.shape != self.spec.size:
+            raise _damaged(entry, f"it holds {array.dtype} {array.shape}")
         return array
 
     def source(self, path: str | Path) -> tuple[Geometry, Intensity]:
@@ -105,8 +112,10 @@ class VolumeCache:
         Raises:
             FileNotFoundError: The scan does not exist, or is not in the cache.
         """
-        document = read_json(self._existing(path).with_suffix(".json"))
-        return Geometry.from_dict(document["geometry"]), Intensity.from_dict(document["intensity"])
+        note = self._existing(path).with_suffix(".json")
+        with whole(note):
+            document = read_json(note)
+            return Geometry.from_dict(document["geometry"]), Intensity.from_dict(document["intensity"])
 
     def scan(self, path: str | Path) -> Scan:
         """The preprocessed scan with the way back to its source.
@@ -118,13 +127,16 @@ class VolumeCache:
 
         from ldae.data.scan import Scan
 
-        document = read_json(self._existing(path).with_suffix(".json"))
+        geometry, intensity = self.source(path)
+        note = self._existing(path).with_suffix(".json")
+        with whole(note):
+            affine = np.asarray(read_json(note)["affine"], dtype=np.float64)
         return Scan(
             data=torch.from_numpy(np.array(self.volume(path), dtype=np.float32))[None],
-            affine=np.asarray(document["affine"], dtype=np.float64),
+            affine=affine,
             spec=self.spec,
-            geometry=Geometry.from_dict(document["geometry"]),
-            intensity=Intensity.from_dict(document["intensity"]),
+            geometry=geometry,
+            intensity=intensity,
         )
 
     def _array(self, key: str) -> Path:
@@ -164,3 +176,10 @@ class VolumeCache:
         )
         with atomic_path(array) as temporary:
             np.save(temporary, found.voxels.astype(np.float16), allow_pickle=False)
+
+
+def _damaged(entry: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{entry} must be a preprocessed volume, but reading it failed: {reason}. "
+        "Delete the file and give the same command again."
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
+        self.seen: tuple[int, int] = (0, 0)
+
+    def go_on(self, epoch: int, seen: int) -> None:
+        """Begin with this epoch, whose first scans a run that was interrupted has seen."""
+        self.epoch, self.seen = epoch, (epoch, seen)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of every epoch."""
@@ -40,7 +46,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        return iter(order.tolist())
+        epoch, seen = self.seen
+        return iter(order.tolist()[seen if epoch == self.epoch else 0 :])
 
 
 class VolumeDataset(Dataset[Batch]):
@@ -87,6 +94,19 @@ class _CohortDataModule(LightningDataModule):
         self.cohort = Path(cohort) if cohort else self.run_dir / "cohort" / "cohort.csv"
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.datasets: dict[str, Dataset[Batch]] = {}
+        self._resumed = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that a training goes on with, and how many of its scans have been seen."""
+        trainer: Any = self.trainer
+        loop = trainer.fit_loop
+        epoch = loop.epoch_progress.current
+        batches = loop.epoch_loop.batch_progress.current.completed if epoch.started > epoch.processed else 0
+        return {"epoch": epoch.processed, "seen": batches * self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._resumed = state_dict["epoch"], state_dict["seen"]
 
     def _read(self) -> None:
         self.cache = VolumeCache(self.run_dir / "cache", self.spec)
@@ -117,16 +137,16 @@ class _CohortDataModule(LightningDataModule):
                 f"got {self.batch_size}."
             )
         sampler = EpochSampler(size, seed=self.seed) if shuffle else None
-        if sampler is not None and self.trainer is not None:
+        if sampler is not None:
             # workers are made before Lightning tells the sampler the epoch that a resumed run begins with
-            progress = self.trainer.fit_loop.epoch_progress.current
-            sampler.epoch = progress.processed  # type: ignore[attr-defined]
+            sampler.go_on(*self._resumed)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_interrupts if self.num_workers else None,
             pin_memory=torch.cuda.is_available(),
             drop_last=shuffle,
             # every new iterator draws a seed for workers: not from the stream of the training noise, since a
@@ -145,6 +165,11 @@ class _CohortDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches in the order of the cohort."""
         return self._loader("test", shuffle=False)
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches loader processes too, but the training needs them until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class VolumeDataModule(_CohortDataModule):

@@ -22,6 +22,7 @@ from ldae.data.artefact import atomic_path
 from ldae.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz")
+SMALLEST_VOXEL, LARGEST_VOXEL = 0.01, 100.0  # mm
 # What nibabel, gzip and zlib raise on files that are damaged, cut short, or something else.
 READ_ERRORS = (
     ImageFileError,
@@ -29,6 +30,8 @@ READ_ERRORS = (
     EOFError,
     zlib.error,
     ValueError,
+    KeyError,
+    OverflowError,
     MemoryError,
     nib.spatialimages.HeaderDataError,
 )
@@ -89,7 +92,7 @@ def load_image(path: str | Path) -> nib.Nifti1Image:
     """
     path = Path(path)
     check_suffix(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"A scan must be a file, got {path}, which does not exist. Check the path.")
     try:
         image = nib.load(path)
@@ -113,6 +116,16 @@ def open_scan(path: str | Path) -> nib.Nifti1Image:
     """
     path = Path(path)
     image = load_image(path)
+    try:
+        _check_header(image, path)
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _check_header(image: nib.Nifti1Image, path: Path) -> None:
     if len(image.shape) != 3:
         raise InputError(
             f"A scan must have 3 dimensions, got {len(image.shape)} {tuple(image.shape)} in {path}. "
@@ -127,7 +140,6 @@ def open_scan(path: str | Path) -> nib.Nifti1Image:
         )
     _check_frame(image, path)
     _check_length(image, path)
-    return image
 
 
 def _check_frame(image: nib.Nifti1Image, path: Path) -> None:
@@ -141,6 +153,12 @@ def _check_frame(image: nib.Nifti1Image, path: Path) -> None:
     if not np.isfinite(frame).all() or abs(np.linalg.det(frame[:3, :3])) < 1e-9:
         raise InputError(
             f"A scan's affine must be invertible, got {frame[:3].tolist()} in {path}. Correct its header."
+        )
+    sizes = np.linalg.norm(frame[:3, :3], axis=0)
+    if sizes.min() < SMALLEST_VOXEL or sizes.max() > LARGEST_VOXEL:
+        raise InputError(
+            f"A scan's voxels must be {SMALLEST_VOXEL} to {LARGEST_VOXEL} mm wide, got "
+            f"{' x '.join(f'{size:.3g}' for size in sizes)} in {path}. Correct its header."
         )
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):

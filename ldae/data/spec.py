@@ -123,12 +123,15 @@ class PreprocessingSpec:
             CheckpointError: It has other keys than a spec of this version.
         """
         expected = set(cls.__dataclass_fields__)
-        if set(document) != expected:
+        if not isinstance(document, dict) or set(document) != expected:
             raise CheckpointError(
-                f"A preprocessing spec must have the keys {sorted(expected)}, got {sorted(document)}. "
+                f"A preprocessing spec must have the keys {sorted(expected)}, got {document}. "
                 "It was saved by another version of ldae."
             )
-        return cls(**document)
+        try:
+            return cls(**document)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"A preprocessing spec must be one, got {document}: {error}.") from error
 
     @property
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ldae import __version__
 from ldae.data.artefact import read_json, sha256_file, sha256_json, write_json
+from ldae.errors import CheckpointError
 
 # Files whose content is hashed inside a folder; of the others, scans and weights, the size is enough.
 HASHED = {".csv", ".json", ".tsv", ".yaml"}
@@ -34,8 +35,12 @@ def is_current(
     """Whether this step was done by this version with these inputs, and its outputs are as it left them."""
     if not Path(stamp).is_file():
         return False
-    document = read_json(stamp)
-    document.pop("seconds", None)
+    try:
+        document = read_json(stamp)
+    except CheckpointError:
+        return False  # torn: the step is done again, and its stamp written anew
+    if isinstance(document, dict):
+        document.pop("seconds", None)
     return bool(document == _document(command, inputs, outputs=outputs))
 
 

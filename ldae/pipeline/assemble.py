@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ldae.data.artefact import CONFIG_NAME, component_sha256, read_json, sha256_json
+from ldae.data.artefact import CONFIG_NAME, atomic_folder, component_sha256, read_json, sha256_json
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline.folder import (
+    INDEX_NAME,
     NETWORKS,
     PipelineIndex,
     component_folder,
@@ -75,12 +76,19 @@ def assemble_pipeline(
         return out
     networks = load_networks(run_dir, index=index, device=device)
     statistics = _measure(networks, run, rows=train, batch_size=batch_size, progress=progress)
-    for kind in NETWORKS:
-        copy_component(run_dir / kind, out / kind)
-    saved = save_statistics(
-        out / KIND, statistics, spec=index.spec, split=index.split, parents=index.components, request=request
-    )
-    write_index(out, replace(index, components={**index.components, KIND: saved}))
+    with atomic_folder(out, last=INDEX_NAME) as new:
+        for kind in NETWORKS:
+            if intact_sha256(out / kind) != index.components[kind]:
+                copy_component(run_dir / kind, new / kind)
+        saved = save_statistics(
+            new / KIND,
+            statistics,
+            spec=index.spec,
+            split=index.split,
+            parents=index.components,
+            request=request,
+        )
+        write_index(new, replace(index, components={**index.components, KIND: saved}))
     logger.info("Pipeline %s is in %s", index.sha256[:12], out)
     return out
 

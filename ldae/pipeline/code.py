@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldae import __version__
-from ldae.data.artefact import atomic_path
+from ldae.data.artefact import atomic_path, whole
 from ldae.data.nifti import Geometry
 from ldae.data.scan import Scan
 from ldae.data.spec import Intensity, PreprocessingSpec
@@ -148,12 +148,13 @@ class Code:
             raise CheckpointError(
                 f"{path} must be a file that Code.save wrote, got tensors {sorted(tensors)[:5]}."
             )
-        document = json.loads(metadata[METADATA_KEY])
-        return cls(
-            semantic=tensors.pop("semantic"),
-            stochastic=tensors.pop("stochastic"),
-            place=Place.from_dict(document["place"]),
-            pipeline=document["pipeline"],
-            auxiliary={name.removeprefix(AUXILIARY): value for name, value in tensors.items()},
-            solver=document["solver"],
-        )
+        with whole(path):
+            document = json.loads(metadata[METADATA_KEY])
+            return cls(
+                semantic=tensors.pop("semantic"),
+                stochastic=tensors.pop("stochastic"),
+                place=Place.from_dict(document["place"]),
+                pipeline=document["pipeline"],
+                auxiliary={name.removeprefix(AUXILIARY): value for name, value in tensors.items()},
+                solver=document["solver"],
+            )

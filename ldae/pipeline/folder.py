@@ -19,6 +19,7 @@ from ldae.data.artefact import (
     read_json,
     sha256_file,
     sha256_json,
+    whole,
     write_json,
 )
 from ldae.errors import CheckpointError
@@ -75,11 +76,13 @@ def read_index(folder: str | Path) -> PipelineIndex:
     found = document.get("_class_name") if isinstance(document, dict) else None
     if found != CLASS_NAME:
         raise CheckpointError(f"{path} must be the index of a {CLASS_NAME}, got {found!r}.")
-    components = {kind: entry["sha256"] for kind, entry in document["components"].items()}
+    with whole(path):
+        components = {kind: str(entry["sha256"]) for kind, entry in document["components"].items()}
+        index = PipelineIndex(components, spec=dict(document["spec"]), split=str(document["split"]))
     missing = sorted(MADE_BY.keys() - components.keys())
     if missing:
         raise CheckpointError(f"{path} must name the components {sorted(MADE_BY)}, but misses {missing}.")
-    return PipelineIndex(components=components, spec=document["spec"], split=document["split"])
+    return index
 
 
 def write_index(folder: Path, index: PipelineIndex) -> None:
@@ -138,6 +141,19 @@ def check_component(component: Component, *, index: PipelineIndex, folder: Path)
         )
 
 
+def check_sha256(folder: Path, *, kind: str, index: PipelineIndex) -> None:
+    """Stop when a component's configuration is not the one that the index names.
+
+    Raises:
+        CheckpointError: With both hashes, or that it is another kind of component.
+    """
+    document = read_json(folder / CONFIG_NAME)
+    found = document.get("kind") if isinstance(document, dict) else None
+    if found != kind:
+        raise CheckpointError(f"{folder} must hold a component of kind {kind!r}, got {found!r}.")
+    _same(sha256_json(document), index.components[kind], what=kind, folder=folder.parent)
+
+
 def _same(found: str, wanted: str, *, what: str, folder: Path) -> None:
     if found != wanted:
         raise CheckpointError(
@@ -150,7 +166,11 @@ def intact_sha256(folder: Path) -> str | None:
     """The sha256 of a component folder whose weights are those that its configuration names, else None."""
     if not all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
         return None
-    weights = read_json(folder / CONFIG_NAME).get("weights_sha256")
+    try:
+        with whole(folder / CONFIG_NAME):
+            weights = read_json(folder / CONFIG_NAME)["weights_sha256"]
+    except CheckpointError:
+        return None
     return component_sha256(folder) if weights == sha256_file(folder / WEIGHTS_NAME) else None
 
 

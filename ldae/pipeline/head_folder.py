@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ldae.heads
 from ldae import __version__
-from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
+from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, to_json, whole
 from ldae.errors import CheckpointError, InputError
 from ldae.heads.directions import Direction, Head, class_index
 from ldae.heads.linear import LinearProbe, RidgeProbe
@@ -150,7 +150,7 @@ def linear_direction(
 
 
 def save_head(folder: str | Path, fitted: FittedHead) -> Path:
-    """Write head.safetensors and, last, head.json.
+    """Write head.safetensors and, last, head.json; neither is put in place before both are written.
 
     Returns:
         The folder.
@@ -159,18 +159,17 @@ def save_head(folder: str | Path, fitted: FittedHead) -> Path:
     config, arrays = fitted.head.state()  # type: ignore[attr-defined]
     tensors = {f"{HEAD}{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     tensors[DIRECTIONS] = torch.from_numpy(np.array(fitted.directions))
-    with atomic_path(folder / ARRAYS_NAME) as temporary:
+    with atomic_path(folder / DOCUMENT_NAME) as described, atomic_path(folder / ARRAYS_NAME) as temporary:
         save_file(tensors, temporary)
-        arrays_sha256 = sha256_file(temporary)
-    document = {
-        "kind": KIND,
-        "ldae_version": __version__,
-        "state": config,
-        "pipeline": fitted.pipeline,
-        "provenance": fitted.provenance,
-        "arrays_sha256": arrays_sha256,
-    }
-    write_json(folder / DOCUMENT_NAME, document)
+        document = {
+            "kind": KIND,
+            "ldae_version": __version__,
+            "state": config,
+            "pipeline": fitted.pipeline,
+            "provenance": fitted.provenance,
+            "arrays_sha256": sha256_file(temporary),
+        }
+        described.write_text(to_json(document), encoding="utf-8")
     return folder
 
 
@@ -191,26 +190,27 @@ def load_head(folder: str | Path) -> FittedHead:
     found = document.get("kind") if isinstance(document, dict) else None
     if found != KIND:
         raise CheckpointError(f"{folder / DOCUMENT_NAME} must describe a head, got kind {found!r}.")
-    arrays_sha256 = sha256_file(folder / ARRAYS_NAME)
-    if arrays_sha256 != document["arrays_sha256"]:
+    arrays_sha256, expected = sha256_file(folder / ARRAYS_NAME), str(document.get("arrays_sha256"))
+    if arrays_sha256 != expected:
         raise CheckpointError(
             f"{folder / ARRAYS_NAME} has sha256 {arrays_sha256[:12]}, but {DOCUMENT_NAME} beside it was "
-            f"written for {document['arrays_sha256'][:12]}: the folder is damaged or mixed. Fit it again."
+            f"written for {expected[:12]}: the folder is damaged or mixed. Fit it again."
         )
     try:
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / ARRAYS_NAME).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{folder / ARRAYS_NAME} must be a safetensors file: {error}.") from error
-    directions = arrays.pop(DIRECTIONS)
-    state = {name.removeprefix(HEAD): array for name, array in arrays.items()}
-    return FittedHead(
-        head=_head_class(document["state"]["head"]).from_state(document["state"], state),
-        directions=directions,
-        pipeline=document["pipeline"],
-        provenance=document["provenance"],
-        folder=folder,
-        sha256=sha256_json(document),
-    )
+    with whole(folder / DOCUMENT_NAME):
+        directions = arrays.pop(DIRECTIONS)
+        state = {name.removeprefix(HEAD): array for name, array in arrays.items()}
+        return FittedHead(
+            head=_head_class(document["state"]["head"]).from_state(document["state"], state),
+            directions=directions,
+            pipeline=document["pipeline"],
+            provenance=dict(document["provenance"]),
+            folder=folder,
+            sha256=sha256_json(document),
+        )
 
 
 def _head_class(name: str) -> Any:

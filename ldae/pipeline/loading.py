@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ldae.nets.blocks import to_channels_last
-from ldae.pipeline.folder import PipelineIndex, check_component, component_folder
+from ldae.pipeline.folder import NETWORKS, PipelineIndex, check_component, check_sha256, component_folder
 from ldae.pipeline.networks import Networks, choose_device
 from ldae.stages.components import load_autoencoder, load_denoiser, load_representation
 
@@ -24,6 +24,9 @@ def load_networks(
         InputError: This machine has no such device.
     """
     place = choose_device(device)
+    for kind in NETWORKS:
+        # before the network is built: an edited configuration may ask for one of any size
+        check_sha256(component_folder(parent, kind), kind=kind, index=index)
     autoencoder, first = load_autoencoder(component_folder(parent, "autoencoder"))
     denoiser, second = load_denoiser(component_folder(parent, "denoiser"))
     folder = component_folder(parent, "representation")

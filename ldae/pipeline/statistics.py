@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ldae.data.artefact import Component, load_component, save_component
+from ldae.data.artefact import CONFIG_NAME, Component, load_component, save_component, whole
 from ldae.errors import CheckpointError, InputError
 
 KIND = "statistics"
@@ -117,21 +117,23 @@ def load_statistics(folder: Path) -> tuple[TrainingStatistics, Component]:
         CheckpointError: It is damaged or something else.
     """
     component = load_component(folder, KIND)
-    size = component.config["code_size"]
-    shapes = {"mean": (size,), "std": (size,), "whitening": (size, size)}
+    with whole(folder / CONFIG_NAME):
+        size = component.config["code_size"]
+        shapes = {"mean": (size,), "std": (size,), "whitening": (size, size)}
     found = {name: tuple(tensor.shape) for name, tensor in component.tensors.items()}
     if found != shapes:
         raise CheckpointError(f"{folder} must hold tensors {shapes}, got {found}. Run: ldae assemble")
-    arrays = {name: component.tensors[name].double().numpy() for name in shapes}
-    ranges = {name: (float(low), float(high)) for name, (low, high) in component.extra["ranges"].items()}
-    statistics = TrainingStatistics(
-        arrays["mean"],
-        arrays["std"],
-        arrays["whitening"],
-        ranges,
-        component.extra["scans"],
-        sha256=component.sha256,
-    )
+    with whole(folder / CONFIG_NAME):
+        arrays = {name: component.tensors[name].double().numpy() for name in shapes}
+        ranges = {name: (float(low), float(high)) for name, (low, high) in component.extra["ranges"].items()}
+        statistics = TrainingStatistics(
+            arrays["mean"],
+            arrays["std"],
+            arrays["whitening"],
+            ranges,
+            component.extra["scans"],
+            sha256=component.sha256,
+        )
     return statistics, component
 
 

@@ -168,15 +168,16 @@ class AutoencoderStage(Stage):
             schedules if isinstance(schedules, list) else [schedules],
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """One batch {"volume": [B, 1, X, Y, Z]}: the autoencoder, then the discriminator."""
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One batch {"volume": [B, 1, X, Y, Z]}: the autoencoder, then the discriminator; their loss."""
         x = batch["volume"]
         optimisers, schedules = self._optimisers()
         full = (batch_index + 1) % self.accumulate == 0 or self.trainer.is_last_batch
 
         self.toggle_optimizer(optimisers[0])
         terms, reconstruction = self.generator_losses(x)
-        self.manual_backward(torch.stack(list(terms.values())).sum() / self.accumulate)
+        total = torch.stack(list(terms.values())).sum()
+        self.manual_backward(total / self.accumulate)
         if full:
             self._step(optimisers[0], self.autoencoder, schedules[0])
             self.ema.update(self.autoencoder)
@@ -192,6 +193,8 @@ class AutoencoderStage(Stage):
                 self._step(optimisers[1], self.discriminator, schedules[1])
             self.untoggle_optimizer(optimisers[1])
             self.log("train/discriminator", loss.detach(), batch_size=len(x))
+            total = total + loss
+        return total.detach()
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """L1 and PSNR of the averaged autoencoder's reconstruction from the posterior mean."""

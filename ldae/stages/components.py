@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldae.data.artefact import Component, load_component
+from ldae.data.artefact import CONFIG_NAME, Component, load_component, whole
 from ldae.diffusion.model import LatentDenoiser
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
 from ldae.errors import CheckpointError
@@ -69,7 +69,8 @@ class Representation:
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, Component]:
     """The autoencoder of a component folder, in eval mode."""
     component = load_component(folder, "autoencoder")
-    autoencoder = Autoencoder(AutoencoderConfig(**_tuples(component.config)))
+    with whole(folder / CONFIG_NAME):
+        autoencoder = Autoencoder(AutoencoderConfig(**_tuples(component.config)))
     load_weights(autoencoder, component.tensors, what=str(folder))
     return autoencoder.eval(), component
 
@@ -77,35 +78,38 @@ def load_autoencoder(folder: Path) -> tuple[Autoencoder, Component]:
 def load_denoiser(folder: Path) -> tuple[Denoiser, Component]:
     """The denoiser of a component folder, in eval mode."""
     component = load_component(folder, "denoiser")
-    unet = UNet(UNetConfig(**_tuples(component.config["unet"])))
+    with whole(folder / CONFIG_NAME):
+        unet = UNet(UNetConfig(**_tuples(component.config["unet"])))
     load_weights(unet, _with_prefix(component.tensors, "unet."), what=str(folder))
     statistics = _with_prefix(component.tensors, "normaliser.")
-    normaliser = LatentNormaliser(statistics["mean"], statistics["std"])
-    model = LatentDenoiser(
-        unet,
-        schedule=Schedule(ScheduleConfig(**component.config["schedule"])),
-        prediction=component.config["prediction"],
-        prior=component.tensors.get("prior"),
-    )
+    with whole(folder / CONFIG_NAME):
+        normaliser = LatentNormaliser(statistics["mean"], statistics["std"])
+        model = LatentDenoiser(
+            unet,
+            schedule=Schedule(ScheduleConfig(**component.config["schedule"])),
+            prediction=component.config["prediction"],
+            prior=component.tensors.get("prior"),
+        )
     return Denoiser(model.eval(), normaliser), component
 
 
 def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representation, Component]:
     """Semantic encoder and gradient estimator of a component folder, in eval mode."""
     component = load_component(folder, "representation")
-    config = component.config
-    semantic = dict(config["encoder"])
-    semantic["backbone"] = BackboneConfig(**semantic["backbone"])
-    if semantic["backbone"].path == "ldae.nets.backbones.TimmBackbone":
-        # the weights are in the component: neither a cache nor a file is asked for others
-        semantic["backbone"].arguments.update(pretrained=False, weights=None)
-    encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
-    estimator = GradientEstimator(
-        EstimatorConfig(**config["estimator"]),
-        unet=unet,
-        code_size=encoder.config.code_size,
-        latent_shape=tuple(config["latent_shape"]),
-    )
+    with whole(folder / CONFIG_NAME):
+        config = component.config
+        semantic = dict(config["encoder"])
+        semantic["backbone"] = BackboneConfig(**semantic["backbone"])
+        if semantic["backbone"].path == "ldae.nets.backbones.TimmBackbone":
+            # the weights are in the component: neither a cache nor a file is asked for others
+            semantic["backbone"].arguments.update(pretrained=False, weights=None)
+        encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
+        estimator = GradientEstimator(
+            EstimatorConfig(**config["estimator"]),
+            unet=unet,
+            code_size=encoder.config.code_size,
+            latent_shape=tuple(config["latent_shape"]),
+        )
     load_weights(encoder, _with_prefix(component.tensors, "encoder."), what=f"{folder} (encoder)")
     load_weights(estimator, _with_prefix(component.tensors, "estimator."), what=f"{folder} (estimator)")
     return Representation(encoder.eval(), estimator.eval()), component

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldae.errors import InputError
 from ldae.nets.blocks import to_channels_last
+from ldae.stages.finite import FiniteLoss
 
 FROZEN_PREFIX = "frozen."
 SEED_STRIDE = 1_000_003
@@ -87,7 +87,7 @@ def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group:
     return learning_rate(config, step, phases=phases, group=group)
 
 
-class Stage(LightningModule):
+class Stage(FiniteLoss):
     """One training stage of the pipeline.
 
     Every epoch starts from a seed of its own, so that a run that was killed and goes on from the end of an

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out or args.run_dir / "pipeline"
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Assemble."""
     from ldae.pipeline.assemble import assemble_pipeline

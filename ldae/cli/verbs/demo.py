@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.run_dir
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the demo's commands one after another."""
     from ldae.cli.demo import Demo

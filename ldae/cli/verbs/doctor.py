@@ -37,16 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out or _run_dir(args) / "evaluation" / "doctor"
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Examine, draw, and tell; a bad code is a finding, not a failure."""
     from ldae.evaluation.doctor import DOCUMENT, examine_pipeline
     from ldae.report.doctor import write_doctor_figure
 
-    run_dir = args.run_dir or args.pipeline.absolute().parent
+    run_dir = _run_dir(args)
     folder = examine_pipeline(
         args.pipeline,
         args.cohort or run_dir / "cohort" / "cohort.csv",
-        out=args.out or run_dir / "evaluation" / "doctor",
+        out=writes(args),
         run_dir=run_dir,
         limit=args.limit,
         seed=args.seed,
@@ -57,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
     _tell(read_json(folder / DOCUMENT))
     print(f"Wrote {folder}")
     return 0
+
+
+def _run_dir(args: argparse.Namespace) -> Path:
+    folder: Path = args.run_dir or args.pipeline.absolute().parent
+    return folder
 
 
 def _tell(document: dict[str, Any]) -> None:

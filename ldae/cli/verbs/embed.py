@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Embed."""
     from ldae.pipeline.embeddings import embed_cohort

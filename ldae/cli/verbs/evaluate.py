@@ -95,6 +95,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    name = SWEEP if _is_sweep(args) else args.name
+    default = f"{name}_reference" if args.reference_compatible else name
+    folder: Path = args.out or args.run_dir / "evaluation" / default
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure."""
     sweep = _is_sweep(args)
@@ -103,8 +111,7 @@ def run(args: argparse.Namespace) -> int:
     folder = evaluate(
         args.pipeline or args.run_dir / "pipeline",
         args.cohort or args.run_dir / "cohort" / "cohort.csv",
-        out=args.out
-        or args.run_dir / "evaluation" / (f"{name}_reference" if args.reference_compatible else name),
+        out=writes(args),
         run_dir=args.run_dir,
         seed=args.seed,
         device=args.device,

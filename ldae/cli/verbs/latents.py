@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.run_dir / "latents"
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Compress."""
     from ldae.pipeline.compress import compress_cohort

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "outputs/manipulate")
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Manipulate."""
     from ldae.pipeline.manipulation_job import manipulate_scans

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Make the cohort."""
     from ldae.data.phantom import make_phantom

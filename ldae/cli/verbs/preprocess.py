@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (default: 1)")
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Preprocess the cohort."""
     from ldae.cli.scans import show_progress

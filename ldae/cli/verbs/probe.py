@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out or args.run_dir / "heads" / _folder_name(args)
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Fit and measure."""
     from ldae.evaluation.probes import fit_probe
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     folder = fit_probe(
         args.embeddings or args.run_dir / "embeddings.parquet",
         target=args.target,
-        out=args.out or args.run_dir / "heads" / _folder_name(args),
+        out=writes(args),
         classes=args.classes,
         positive=args.positive,
         seed=args.seed,

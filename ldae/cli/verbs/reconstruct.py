@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ldae.cli.options import add_out, add_pipeline, add_scans, add_steps, add_stop_fraction
 from ldae.cli.scans import load_pipeline, read_sampling, read_scans, show_progress, tell
@@ -18,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_steps(parser)
     add_stop_fraction(parser)
     add_out(parser, "outputs/reconstruct")
+
+
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
 
 
 def run(args: argparse.Namespace) -> int:

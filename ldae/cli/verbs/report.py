@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ldae.cli.options import add_device, add_run_dir
 
@@ -14,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_run_dir(parser)
     add_device(parser)
+
+
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.run_dir
+    return folder
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ldae.cli.options import (
     add_out,
@@ -30,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_steps(parser)
     add_stop_fraction(parser)
     add_out(parser, "outputs/vary")
+
+
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C: once saves and ends, and what follows is what would have been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+
+SETTINGS = ("--trainer.max_epochs=3", "--data.init_args.batch_size=2")
+
+
+class PressCtrlC(Callback):
+    """Sends this process SIGINT within a step, as the terminal does."""
+
+    def __init__(self, *, epoch: int, batch: int, times: int = 1) -> None:
+        self.epoch, self.batch, self.times = epoch, batch, times
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        if (trainer.current_epoch, batch) == (self.epoch, self.batch):
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def press(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let Ctrl-C be pressed at a place of the training."""
+    from ldae.cli.stage import StageCLI
+
+    build = StageCLI.build
+
+    def at(**place: Any) -> None:
+        def pressed(self: StageCLI, *, checkpoints: Any = ()) -> None:
+            build(self, checkpoints=checkpoints)
+            self.trainer.callbacks.insert(0, PressCtrlC(**place))
+
+        monkeypatch.setattr(StageCLI, "build", pressed)
+
+    yield at
+    monkeypatch.undo()
+
+
+def weights(run: Path, kind: str) -> dict[str, torch.Tensor]:
+    return load_file(run / kind / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [("aekl", "autoencoder"), ("ldae_pretrain", "denoiser"), ("ldae_repr_learn", "representation")],
+)
+def test_ctrl_c_within_an_epoch_saves_and_the_same_command_goes_on(
+    config: str, kind: str, stage, ldae, press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, words = stage(config, *SETTINGS)
+    press(epoch=1, batch=3)
+    said = ldae(*words)
+    assert said.code == 130
+    checkpoint = run / "checkpoints" / kind / "last.ckpt"
+    assert said.err.splitlines()[-1] == (
+        f"ldae: Stopped and saved in {checkpoint}. The same command goes on from there."
+    )
+    assert "Traceback" not in said.err
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["epoch"] == 1
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] == 4
+    assert not (run / kind).exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    said = ldae(*words)
+    assert said.code == 0, said.err
+    assert "Going on from" in said.out
+
+    whole, words = stage(config, *SETTINGS, name="whole")
+    assert ldae(*words).code == 0
+    first, second = weights(run, kind), weights(whole, kind)
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "told"), [(0, "Stopped before anything was saved"), (1, "Stopped and saved in")]
+)
+def test_ctrl_c_again_ends_at_once_with_the_last_epoch(stage, ldae, press, epoch: int, told: str) -> None:
+    run, words = stage("ldae_pretrain", *SETTINGS)
+    press(epoch=epoch, batch=3, times=2)
+    said = ldae(*words)
+    assert said.code == 130
+    assert told in said.err
+    assert "Traceback" not in said.err
+    if epoch:
+        saved = torch.load(run / "checkpoints" / "denoiser" / "last.ckpt", weights_only=True)
+        assert saved["epoch"] == 0
+
+
+def test_ctrl_c_in_the_last_epoch_s_last_step_finishes_the_stage(stage, ldae, press) -> None:
+    run, words = stage("ldae_pretrain", "--trainer.max_epochs=1", "--data.init_args.batch_size=8")
+    press(epoch=0, batch=2)
+    said = ldae(*words)
+    assert said.code == 0, said.err
+    assert (run / "denoiser" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_another_verb_ends_with_130_and_a_sentence(tmp_path: Path, start) -> None:
+    out = tmp_path / "cohort"
+    process = start("phantom", "--out", out, "--subjects", "400", "--jobs", "1")
+    deadline = time.monotonic() + 120
+    while not list(out.glob("scans/*/*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == (
+        "ldae: Stopped. What was finished is kept, and the same command goes on from there."
+    )
+    assert "Traceback" not in err
+    assert not list(out.rglob(".partial-*"))
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_loader_processes(stage, start) -> None:
+    """The whole process group gets the signal, as from a terminal."""
+    run, words = stage("ldae_repr_learn", *SETTINGS[1:], "--trainer.max_epochs=400")
+    process = start(*words, "--data.init_args.num_workers=1")
+    checkpoint = run / "checkpoints" / "representation" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Stopped and saved in" in err
+    assert "Traceback" not in err
