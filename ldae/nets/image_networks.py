@@ -209,7 +209,7 @@ class DenseNet3D(ImageNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        from monai.networks.nets import DenseNet
+        from monai.networks.nets.densenet import DenseNet
 
         self.net = DenseNet(
             spatial_dims=3,

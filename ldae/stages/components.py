@@ -89,7 +89,7 @@ class Supervised:
 
     def predict(self, volumes: Tensor) -> Tensor:
         """Scans [B, 1, X, Y, Z] in [0, 1] to probabilities [B, C], or to numbers [B]."""
-        outputs = self.network(volumes).float()
+        outputs: Tensor = self.network(volumes).float()
         return outputs.softmax(1) if self.classes else outputs[:, 0] * self.std + self.mean
 
 
