@@ -67,7 +67,8 @@ def main(words: Sequence[str]) -> None:
     table = join_tables(args.train_data_path, args.test_data_path)
 
     from ldae.data.cohort import DIAGNOSES
-    from ldae.evaluation.probes import fit_probe, read_metrics
+    from ldae.evaluation.predictions import read_metrics
+    from ldae.evaluation.probes import fit_probe
     from ldae.pipeline.embeddings import write_embeddings
 
     folder = Path("heads") / args.suffix

@@ -135,7 +135,9 @@ class StageCLI(LightningCLI):
             raise InputError(
                 f"model.class_path must be a stage such as ldae.stages.AutoencoderStage, got {name}."
             )
-        return StageFolder(run_dir=self.run_dir, kind=module.kind)
+        # several networks of one kind lie side by side, each in a place of its own
+        place = module.place(self.resolved) if hasattr(module, "place") else module.kind
+        return StageFolder(run_dir=self.run_dir, kind=place)
 
     @property
     def fast_dev_run(self) -> bool:

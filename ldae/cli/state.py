@@ -16,6 +16,7 @@ from ldae.errors import CheckpointError
 
 COHORT_COLUMNS = ("subject", "session", "path", "diagnosis", "age", "split")
 PARENTS = {"denoiser": ("autoencoder",), "representation": ("autoencoder", "denoiser")}
+TARGET = "data.init_args.target"
 WAY_OUT = "Train it anew with --overwrite true, or keep both with another --run_dir."
 
 
@@ -87,25 +88,27 @@ class StageFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def cohort_hash(path: Path) -> str | None:
+def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
     """Hash of who is in the cohort, as CSV or as the tables of a BIDS folder; None where there is none.
 
-    Only the columns that training reads count, so that a column added later changes nothing.
+    Only the columns that training reads count, the target's among them, so that a column added later changes
+    nothing.
     """
     if path.is_dir():
         tables = sorted([*path.glob("participants.tsv"), *path.glob("sub-*/*sessions.tsv")])
         return sha256_json([[table.name, sha256_file(table)] for table in tables])
     if not path.is_file():
         return None
+    columns = COHORT_COLUMNS if target in (None, *COHORT_COLUMNS) else (*COHORT_COLUMNS, target)
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        return sha256_json([[row.get(column) for column in COHORT_COLUMNS] for row in csv.DictReader(stream)])
+        return sha256_json([[row.get(column) for column in columns] for row in csv.DictReader(stream)])
 
 
-def gather_inputs(run_dir: Path, *, cohort: Path, kind: str) -> dict[str, str]:
+def gather_inputs(run_dir: Path, *, cohort: Path, kind: str, config: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of what a stage of this kind learns from: the cohort's table and the components before it."""
     found = {parent: run_dir / parent / "config.json" for parent in PARENTS.get(kind, ())}
     inputs = {parent: sha256_file(path) for parent, path in found.items() if path.is_file()}
-    cohort_sha = cohort_hash(cohort)
+    cohort_sha = cohort_hash(cohort, target=config.get(TARGET))
     return inputs if cohort_sha is None else {"cohort": cohort_sha, **inputs}
 
 
@@ -127,12 +130,14 @@ def find_complete(run_dir: Path, *, request: str, cohort: Path) -> StageFolder |
 
     It reads a few small files only, so the answer comes before the training stack could be imported.
     """
-    for path in sorted(run_dir.glob("checkpoints/*/stage.json")):
-        stage = StageFolder(run_dir=run_dir, kind=path.parent.name)
+    checkpoints = run_dir / "checkpoints"
+    for path in sorted(checkpoints.rglob("stage.json")):
+        stage = StageFolder(run_dir=run_dir, kind=path.parent.relative_to(checkpoints).as_posix())
         state = stage.read()
         if state is None or state.request != request or not is_complete(run_dir, state):
             continue
-        if gather_inputs(run_dir, cohort=cohort, kind=stage.kind) == state.inputs:
+        found = gather_inputs(run_dir, cohort=cohort, kind=stage.kind, config=state.config)
+        if found == state.inputs:
             return stage
     return None
 

@@ -79,7 +79,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
 def _begin(cli: StageCLI, *, request: str) -> tuple[StageState, bool]:
     """The stage's record, and whether it is a new one, after the check that it may go on as asked."""
     config = essence(cli.resolved)
-    inputs = gather_inputs(cli.run_dir, cohort=cli.cohort, kind=cli.stage.kind)
+    inputs = gather_inputs(cli.run_dir, cohort=cli.cohort, kind=cli.stage.kind, config=config)
     new = StageState(config=config, inputs=inputs, request=request)
     obstacle = mismatch(cli.stage, config=config, inputs=inputs)
     overwrite = cli.config["overwrite"]
@@ -145,7 +145,7 @@ def _save_config(cli: StageCLI) -> None:
 
 
 def _finish(cli: StageCLI, *, state: StageState) -> None:
-    """Write the component, and after stage 3 the pipeline."""
+    """Write the component; after stage 3 the pipeline, after supervised training what it says of scans."""
     stage = cli.stage
     cli.model.export(stage.artefact.parent)
     written = [stage.artefact]
@@ -154,5 +154,16 @@ def _finish(cli: StageCLI, *, state: StageState) -> None:
 
         folder = assemble_pipeline(cli.run_dir, cohort=cli.cohort, progress=show_progress())
         written.append(folder / "model_index.json")
+    elif cli.model.kind == "supervised":
+        from ldae.evaluation.supervised import judge_supervised
+
+        device = str(cli.trainer.strategy.root_device)
+        written += judge_supervised(
+            stage.artefact.parent,
+            run_dir=cli.run_dir,
+            cohort=cli.cohort,
+            device=device,
+            progress=show_progress(),
+        )
     state.outputs = output_hashes(cli.run_dir, written)
-    print(f"Wrote {' and '.join(str(path.parent) for path in written)}")
+    print(f"Wrote {' and '.join(dict.fromkeys(str(path.parent) for path in written))}")

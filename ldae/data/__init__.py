@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ldae.data.cohort import CohortError, Fault, read_cohort, write_cohort
     from ldae.data.datamodule import LatentDataModule, VolumeDataModule
     from ldae.data.differences import Difference
+    from ldae.data.labelled import LabelledDataModule
     from ldae.data.latents import LatentStats, LatentStore
     from ldae.data.nifti import Geometry
     from ldae.data.phantom import make_phantom
@@ -28,6 +29,7 @@ __all__ = [
     "Fault",
     "Geometry",
     "Intensity",
+    "LabelledDataModule",
     "LatentDataModule",
     "LatentStats",
     "LatentStore",
@@ -49,6 +51,7 @@ _MODULES = {
     "cohort": ("CohortError", "Fault", "read_cohort", "write_cohort"),
     "datamodule": ("LatentDataModule", "VolumeDataModule"),
     "differences": ("Difference",),
+    "labelled": ("LabelledDataModule",),
     "latents": ("LatentStats", "LatentStore"),
     "nifti": ("Geometry",),
     "phantom": ("make_phantom",),

@@ -113,6 +113,8 @@ class _CohortDataModule(LightningDataModule):
         self.frame = read_cohort(self.cohort, check="voxels", trusted=lambda path: str(path) in self.cache)
         check_split(self.frame)
         self.split_hash = split_hash(self.frame)
+
+    def _prepare(self) -> None:
         self.cache.prepare(list(self.frame["path"]))
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -206,6 +208,7 @@ class VolumeDataModule(_CohortDataModule):
         if self.datasets:
             return
         self._read()
+        self._prepare()
         for split in ("train", "val", "test"):
             self.datasets[split] = VolumeDataset(self.cache, list(self.rows(split)["path"]))
 
@@ -251,6 +254,7 @@ class LatentDataModule(_CohortDataModule):
             )
         self.spec = PreprocessingSpec.from_dict(read_json(folder / "config.json")["spec"])
         self._read()
+        self._prepare()
         self.store = LatentStore(
             self.run_dir / "latents", autoencoder=component_sha256(folder), spec=self.spec.sha256
         )

@@ -18,7 +18,7 @@ from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.material import Material
 from ldae.evaluation.metrics import classification_metrics
-from ldae.evaluation.probes import PREDICTIONS
+from ldae.evaluation.predictions import PREDICTIONS
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.selective import risk_coverage, selective_metrics
 from ldae.heads.calibration import METHODS, calibrate

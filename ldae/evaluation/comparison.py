@@ -13,16 +13,10 @@ from numpy.typing import NDArray
 
 from ldae.evaluation.baselines import oracle_auc, voxel_pca_features
 from ldae.evaluation.material import Material, ScanSet, open_scans
-from ldae.evaluation.probes import (
-    METRICS,
-    fit_probe,
-    is_fitted,
-    judge_probe,
-    make_probe,
-    read_metrics,
-    select_rows,
-)
+from ldae.evaluation.predictions import METRICS, PREDICTIONS, read_metrics
+from ldae.evaluation.probes import fit_probe, is_fitted, judge_probe, make_probe, select_rows
 from ldae.evaluation.record import Findings, evaluate_once
+from ldae.evaluation.supervised import compare_networks, judged_networks
 from ldae.pipeline.embeddings import code_columns, read_embeddings
 
 NAME = "comparison"
@@ -32,6 +26,7 @@ DIAGNOSIS, AGE = "diagnosis", "age"
 TOLD = {DIAGNOSIS: "auc", AGE: "mae", TRUTH: "r2"}
 NAMES = {DIAGNOSIS: "auc", AGE: "age_mae", TRUTH: "ventricle_r2"}
 FEATURES = {"probe": "semantic code", "baseline": "principal components of the voxels"}
+NETWORK = "network_"
 
 
 def evaluate_comparison(
@@ -50,6 +45,7 @@ def evaluate_comparison(
 
     A baseline is the same probe on the same scans, on the voxels' principal components, as many as the code
     has numbers (fewer where there are fewer training scans). The oracle knows the true volume and the age.
+    Networks that `fit` trained on the scans themselves, baselines/ of the run, stand beside them.
     All are fitted on the training scans and judged on the test scans.
 
     Args:
@@ -70,6 +66,7 @@ def evaluate_comparison(
     Raises:
         FileNotFoundError: The table of codes is missing.
         InputError: It lacks scans of a class or split.
+        CheckpointError: A network was trained on another split.
     """
     material = Material.of(pipeline, cohort, out=out, run_dir=run_dir, device=device, progress=progress)
     embeddings = Path(embeddings or material.run_dir / "embeddings.parquet")
@@ -90,10 +87,14 @@ def evaluate_comparison(
             found["probe", target] = read_metrics(folder)
         components = min(len(code_columns(frame)), int((frame["split"] == "train").sum()) - 1)
         found |= _baselines(open_scans(material), targets=targets, components=components, seed=seed)
-        return _findings(found, frame, components=components)
+        networks, notes = compare_networks(material.run_dir, frame, targets=targets)
+        found |= {(f"{NETWORK}{name}", target): metrics for (name, target), metrics in networks.items()}
+        return _findings(found, frame, components=components, notes=notes)
 
     settings = {"embeddings": str(embeddings), "heads": str(heads), "seed": seed}
     inputs = [embeddings, *(heads / target / METRICS for target in TOLD)]
+    for folder in judged_networks(material.run_dir):
+        inputs += [folder / METRICS, folder / PREDICTIONS]
     return evaluate_once(material, name=NAME, settings=settings, compute=compute, inputs=inputs)
 
 
@@ -131,7 +132,11 @@ def _voxel_features(
 
 
 def _findings(
-    found: dict[tuple[str, str], dict[str, Any]], frame: pd.DataFrame, *, components: int
+    found: dict[tuple[str, str], dict[str, Any]],
+    frame: pd.DataFrame,
+    *,
+    components: int,
+    notes: list[str],
 ) -> Findings:
     values: dict[str, Any] = {}
     for (features, target), metrics in found.items():
@@ -143,7 +148,7 @@ def _findings(
         values["oracle_auc"] = oracle_auc(frame)
     table = pd.DataFrame(
         [
-            {"features": FEATURES[features], "target": target, "metric": metric, "value": metrics[metric]}
+            {"features": _words(features), "target": target, "metric": metric, "value": metrics[metric]}
             | {"low": metrics[f"{metric}_ci"][0], "high": metrics[f"{metric}_ci"][1]}
             for (features, target), metrics in found.items()
             for metric in _metrics(metrics)
@@ -157,7 +162,11 @@ def _findings(
         "code_numbers": len(code_columns(frame)),
         "voxel_components": components,
     }
-    return Findings(values, table, scans, counts)
+    return Findings(values, table, scans, counts, notes)
+
+
+def _words(features: str) -> str:
+    return FEATURES.get(features, f"network {features.removeprefix(NETWORK)}")
 
 
 def _metrics(metrics: dict[str, Any]) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from ldae.data.target import is_number
 from ldae.errors import InputError
+from ldae.evaluation.predictions import POSITIVE
 from ldae.heads import (
     DensityDirichletClassifier,
     EvidentialClassifier,
@@ -20,7 +21,6 @@ from ldae.heads import (
     RidgeProbe,
 )
 
-POSITIVE = "AD"
 LINEAR = "linear"
 DEPTH_HEADS = ("ladine",)
 
@@ -57,11 +57,6 @@ HEADS: dict[str, Callable[..., Classifier]] = {
     "hac": _hac,
     "density": DensityDirichletClassifier,
 }
-
-
-def is_number(column: pd.Series[Any]) -> bool:
-    """Whether a column holds numbers to regress, rather than classes."""
-    return bool(is_numeric_dtype(column)) and not is_bool_dtype(column)
 
 
 def make_head(

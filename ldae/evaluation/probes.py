@@ -14,24 +14,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ldae.data.artefact import atomic_path, read_json, sha256_file, write_json
-from ldae.data.split import check_split, split_hash
+from ldae.data.artefact import sha256_file
+from ldae.data.split import split_hash
 from ldae.data.stamp import is_current, write_stamp
+from ldae.data.target import labelled_rows
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from ldae.evaluation.head_choice import LINEAR, Classifier, is_number, make_head
-from ldae.evaluation.metrics import classification_metrics, regression_metrics
+from ldae.evaluation.head_choice import LINEAR, Classifier, make_head
+from ldae.evaluation.predictions import (
+    FITTED_ON,
+    JUDGED_ON,
+    METRICS,
+    PREDICTIONS,
+    held_out_metrics,
+    predictions_table,
+    write_predictions,
+)
 from ldae.heads import Direction, LinearProbe, RidgeProbe
 from ldae.pipeline.embeddings import code_array, depth_array, is_code, read_embeddings
 from ldae.pipeline.head_folder import ARRAYS_NAME, DOCUMENT_NAME, fitted_head, save_head
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
-PREDICTIONS = "predictions.csv"
 STAMP = "stamp.json"
-FITTED_ON, JUDGED_ON = "train", "test"
-DEFAULT_CLASSES = {"diagnosis": ("CN", "AD")}
 
 Probe = Classifier | RidgeProbe
 
@@ -104,9 +109,7 @@ def fit_probe(
         provenance=provenance,
     )
     save_head(out, fitted)
-    with atomic_path(out / PREDICTIONS) as temporary:
-        predictions.to_csv(temporary, index=False)
-    write_json(out / METRICS, metrics)
+    write_predictions(out, metrics=metrics, predictions=predictions)
     seconds = time.perf_counter() - started
     write_stamp(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out), seconds=seconds)
     return out
@@ -136,44 +139,15 @@ def _outputs(out: Path) -> list[Path]:
     return [out / name for name in (ARRAYS_NAME, DOCUMENT_NAME, METRICS, PREDICTIONS)]
 
 
-def read_metrics(folder: str | Path) -> dict[str, Any]:
-    """The metrics of a head folder.
-
-    Raises:
-        FileNotFoundError: There are none; the message says what makes them.
-    """
-    path = Path(folder) / METRICS
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Run first: ldae probe")
-    metrics: dict[str, Any] = read_json(path)
-    return metrics
-
-
 def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | None = None) -> pd.DataFrame:
     """The scans with a known target, of the wanted classes.
 
     Raises:
         InputError: No such column, no split, or no scan of a class in the split that needs it.
     """
-    check_split(frame)
-    path = frame.attrs.get("path", "the embeddings")
-    if target not in frame.columns:
-        known = [name for name in frame.columns if not is_code(name)]
-        raise InputError(f"target must be a column of {path}, got {target!r}. It has: {', '.join(known)}.")
-    rows = frame[frame[target].notna()]
-    if not is_number(frame[target]):
-        wanted = classes or DEFAULT_CLASSES.get(target) or sorted(set(rows[target]))
-        rows = rows[rows[target].isin(list(wanted))]
-        for split in (FITTED_ON, JUDGED_ON):
-            absent = sorted(set(wanted) - set(rows.loc[rows["split"] == split, target]))
-            if absent:
-                raise InputError(
-                    f"Every class of {target} must have scans in split {split}, got none of "
-                    f"{', '.join(map(str, absent))} in {path}. Name other classes, or use a larger cohort."
-                )
-    elif classes:
-        raise InputError(f"classes must be left out for the numbers of {target!r}, got {list(classes)}.")
-    return rows.reset_index(drop=True)
+    plain = frame.drop(columns=[name for name in frame.columns if is_code(name)])
+    rows = labelled_rows(plain, target=target, classes=classes, splits=(FITTED_ON, JUDGED_ON))
+    return frame.loc[rows.index].reset_index(drop=True)
 
 
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:
@@ -223,35 +197,15 @@ def judge_probe(
     truth = rows[target].to_numpy()
     subjects = rows["subject"].to_numpy()
     probe.fit(features[train], truth[train], groups=subjects[train])
-    predictions = rows[["subject", "session", "split"]].assign(y_true=truth, y_pred=probe.predict(features))
-    metrics: dict[str, Any]
+    chances = None
     if not isinstance(probe, RidgeProbe):
-        chances = probe.predict_proba(features)
-        for place, name in enumerate(probe.classes_):
-            predictions[f"p_{name}"] = chances[:, place]
-        metrics = classification_metrics(
-            truth[test],
-            chances[test],
-            classes=probe.classes_,
-            subjects=subjects[test],
-            positive_label=probe.positive_label_,
-            bootstrap=bootstrap,
-        )
-        if not isinstance(probe, LinearProbe):
-            predictions = predictions.join(probe.uncertainty(features).add_prefix("u_"))
-    else:
-        metrics = regression_metrics(
-            truth[test].astype(float),
-            predictions.loc[test, "y_pred"],
-            subjects=subjects[test],
-            bootstrap=bootstrap,
-        )
-    counts = {
-        "target": target,
-        "head": type(probe).__name__,
-        "regularisation": getattr(probe, "regularisation_", None),
-        "scans_train": int(train.sum()),
-        "scans_test": int(test.sum()),
-        "subjects_test": len(set(subjects[test])),
-    }
-    return {**metrics, **counts}, predictions
+        chances = pd.DataFrame(probe.predict_proba(features), columns=probe.classes_)
+    predictions = predictions_table(rows, target=target, predicted=probe.predict(features), chances=chances)
+    positive = getattr(probe, "positive_label_", None)
+    metrics = held_out_metrics(
+        predictions, target=target, chances=chances, positive=positive, bootstrap=bootstrap
+    )
+    if not isinstance(probe, LinearProbe | RidgeProbe):
+        predictions = predictions.join(probe.uncertainty(features).add_prefix("u_"))
+    head = {"head": type(probe).__name__, "regularisation": getattr(probe, "regularisation_", None)}
+    return {**metrics, **head}, predictions

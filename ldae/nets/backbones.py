@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ldae.errors import InputError
+from ldae.nets.by_path import class_by_path
 
 MOST_DEPTHS = 5  # LaDiNE's (arXiv 2310.15952)
 
@@ -52,13 +52,7 @@ def make_backbone(config: BackboneConfig) -> SliceBackbone:
     Raises:
         InputError: The class path does not lead to a slice backbone, or the arguments do not fit it.
     """
-    module_name, _, class_name = config.path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"backbone path must name a class, got {config.path!r}: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, SliceBackbone)):
-        raise InputError(f"backbone path must name a ldae.nets.backbones.SliceBackbone, got {config.path}.")
+    found = class_by_path(config.path, SliceBackbone, what="backbone")  # type: ignore[type-abstract]
     try:
         return found(**config.arguments)
     except TypeError as error:

@@ -7,7 +7,7 @@ As in LDAE (arXiv 2504.08635).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -18,6 +18,7 @@ from ldae.nets.backbones import BackboneConfig, make_backbone
 from ldae.nets.pooling import PoolingName, make_pooling
 
 PlaneName = Literal["sagittal", "coronal", "axial"]
+NormalisationName = Literal["whiten", "layernorm"]
 PLANES: dict[PlaneName, tuple[str, int]] = {
     "sagittal": ("b 1 x y z -> (b x) 1 y z", 0),
     "coronal": ("b 1 x y z -> (b y) 1 x z", 1),
@@ -45,8 +46,26 @@ class SemanticConfig:
     plane: PlaneName = "axial"
     pooling: PoolingName = "tokens"
     token_size: int = 64
-    normalisation: Literal["whiten", "layernorm"] = "whiten"
+    normalisation: NormalisationName = "whiten"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+
+def semantic_config(document: dict[str, Any]) -> SemanticConfig:
+    """The configuration that a table of plain values says; what is left out has its default.
+
+    Raises:
+        InputError: A key or a name is not known.
+    """
+    names = {"plane": PlaneName, "pooling": PoolingName, "normalisation": NormalisationName}
+    for key in document.keys() & names.keys():
+        allowed = get_args(names[key])
+        if document[key] not in allowed:
+            raise InputError(f"{key} must be one of {', '.join(allowed)}, got {document[key]!r}.")
+    try:
+        backbone = BackboneConfig(**document.get("backbone", {}))
+        return SemanticConfig(**{**document, "backbone": backbone})
+    except TypeError as error:
+        raise InputError(f"keys of a semantic encoder must be those of SemanticConfig: {error}.") from error
 
 
 class SemanticCode(NamedTuple):

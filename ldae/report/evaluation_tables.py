@@ -156,7 +156,7 @@ def interpolation_table(run: Run) -> Table:
 
 
 def comparison_table(run: Run) -> Table:
-    """Probes on the code beside the same probes on principal components of the voxels."""
+    """Probes on the code, the same probes on principal components of the voxels, and trained networks."""
     frame = run.table("comparison", TABLE)
     chosen = [(target, metric) for target, metrics in PROBES.items() for metric in metrics]
     frame = frame[[pair in chosen for pair in zip(frame["target"], frame["metric"], strict=True)]]
@@ -164,18 +164,19 @@ def comparison_table(run: Run) -> Table:
     for (target, metric), part in frame.groupby(["target", "metric"], sort=False):
         row = {"target": TARGETS[target], "metric": METRICS[metric]}
         for place, name in enumerate(frame["features"].unique()):
-            found = part[part["features"] == name].iloc[0]
-            row |= {
-                f"f{place}": found["value"],
-                f"f{place}_low": found["low"],
-                f"f{place}_high": found["high"],
-            }
+            # a network is trained for one target only
+            for _, found in part[part["features"] == name].iterrows():
+                row |= {
+                    f"f{place}": found["value"],
+                    f"f{place}_low": found["low"],
+                    f"f{place}_high": found["high"],
+                }
         rows.append(row)
     columns = [Column(f"f{place}", name, ".3f") for place, name in enumerate(frame["features"].unique())]
     return make_table(
         pd.DataFrame(rows),
         [Column("target", "what is read"), Column("metric", "measure"), *columns],
-        caption="Linear probes on test subjects, with 95 % intervals over subjects.",
+        caption="Linear probes, and networks trained end to end, on test subjects, with 95 % intervals.",
         command=run.command("evaluate comparison"),
     )
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ldae.evaluation.material import first_visits
-from ldae.evaluation.probes import read_metrics
+from ldae.evaluation.predictions import read_metrics
 from ldae.evaluation.record import TABLE
 from ldae.report.cuts import Volume, head_box
 from ldae.report.elements import Picture, make_picture

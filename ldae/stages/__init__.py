@@ -8,7 +8,9 @@ from typing import Any
 
 _ROOMS = {
     "AutoencoderStage": "ldae.stages.autoencoder",
+    "ClassificationStage": "ldae.stages.supervised",
     "DenoiserStage": "ldae.stages.denoiser",
+    "RegressionStage": "ldae.stages.supervised",
     "RepresentationStage": "ldae.stages.representation",
 }
 

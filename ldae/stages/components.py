@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from ldae.errors import CheckpointError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.backbones import BackboneConfig
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.image_networks import ImageNetwork, NetworkConfig, make_network
 from ldae.nets.normaliser import LatentNormaliser
-from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.nets.semantic import SemanticEncoder, semantic_config
 from ldae.nets.unet import UNet, UNetConfig
 
 
@@ -66,6 +67,32 @@ class Representation:
     estimator: GradientEstimator
 
 
+@dataclass
+class Supervised:
+    """A network that was trained end to end, and what its outputs mean.
+
+    Attributes:
+        network: Scans [B, 1, X, Y, Z] to outputs [B, O].
+        name: What it is called.
+        target: The column that it predicts.
+        classes: Class of each output; empty for a number.
+        mean: Of the training scans' numbers.
+        std: Of the same.
+    """
+
+    network: ImageNetwork
+    name: str
+    target: str
+    classes: list[Any]
+    mean: float
+    std: float
+
+    def predict(self, volumes: Tensor) -> Tensor:
+        """Scans [B, 1, X, Y, Z] in [0, 1] to probabilities [B, C], or to numbers [B]."""
+        outputs: Tensor = self.network(volumes).float()
+        return outputs.softmax(1) if self.classes else outputs[:, 0] * self.std + self.mean
+
+
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, Component]:
     """The autoencoder of a component folder, in eval mode."""
     component = load_component(folder, "autoencoder")
@@ -93,17 +120,44 @@ def load_denoiser(folder: Path) -> tuple[Denoiser, Component]:
     return Denoiser(model.eval(), normaliser), component
 
 
+def _without_other_weights(encoder: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's configuration whose weights are in a component: neither a cache nor a file is asked."""
+    backbone = {**asdict(BackboneConfig()), **encoder.get("backbone", {})}
+    if backbone["path"] == BackboneConfig.path:
+        backbone["arguments"] = {**backbone["arguments"], "pretrained": False, "weights": None}
+    return {**encoder, "backbone": backbone}
+
+
+def load_supervised(folder: Path) -> tuple[Supervised, Component]:
+    """The network of a component folder, in eval mode."""
+    component = load_component(folder, "supervised")
+    with whole(folder / CONFIG_NAME):
+        config = component.config
+        network = NetworkConfig(**config["network"])
+        if network.path == NetworkConfig.path:
+            encoder = _without_other_weights(network.arguments.get("encoder") or {})
+            network = replace(network, arguments={**network.arguments, "encoder": encoder})
+        classes = config.get("classes", [])
+        built = make_network(network, size=tuple(config["size"]), outputs=len(classes) or 1)
+        supervised = Supervised(
+            built.eval(),
+            name=config["name"],
+            target=config["target"],
+            classes=classes,
+            mean=config.get("mean", 0.0),
+            std=config.get("std", 1.0),
+        )
+    load_weights(built, component.tensors, what=str(folder))
+    return supervised, component
+
+
 def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representation, Component]:
     """Semantic encoder and gradient estimator of a component folder, in eval mode."""
     component = load_component(folder, "representation")
     with whole(folder / CONFIG_NAME):
         config = component.config
-        semantic = dict(config["encoder"])
-        semantic["backbone"] = BackboneConfig(**semantic["backbone"])
-        if semantic["backbone"].path == "ldae.nets.backbones.TimmBackbone":
-            # the weights are in the component: neither a cache nor a file is asked for others
-            semantic["backbone"].arguments.update(pretrained=False, weights=None)
-        encoder = SemanticEncoder(SemanticConfig(**semantic), size=tuple(config["size"]))
+        semantic = semantic_config(_without_other_weights(config["encoder"]))
+        encoder = SemanticEncoder(semantic, size=tuple(config["size"]))
         estimator = GradientEstimator(
             EstimatorConfig(**config["estimator"]),
             unet=unet,

@@ -13,7 +13,8 @@ from ldae.cli.verbs.probe import HEADS as OFFERED
 from ldae.data.artefact import read_json
 from ldae.errors import InputError
 from ldae.evaluation.head_choice import HEADS
-from ldae.evaluation.probes import fit_probe, is_fitted, read_metrics
+from ldae.evaluation.predictions import read_metrics
+from ldae.evaluation.probes import fit_probe, is_fitted
 from ldae.pipeline.embeddings import read_embeddings
 from ldae.pipeline.head_folder import load_head
 
