@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldae.nets.blocks import UndecayedParameter
 from ldae.nets.selective_scan import selective_scan
 
 PATHS = 4
@@ -35,14 +36,11 @@ class SS2D(nn.Module):
         self.step = nn.Parameter(_uniform(PATHS, self.rank, inner, fan_in=self.rank))
         self.step_bias = nn.Parameter(_step_bias(PATHS, inner))
         rates = torch.arange(1, states + 1, dtype=torch.float32).log()
-        self.log_rates = nn.Parameter(rates.repeat(PATHS, inner, 1))
-        self.skip = nn.Parameter(torch.ones(PATHS, inner))
+        # weight decay would pull all memories to one length
+        self.log_rates = UndecayedParameter(rates.repeat(PATHS, inner, 1))
+        self.skip = UndecayedParameter(torch.ones(PATHS, inner))
         self.norm = nn.LayerNorm(inner)
         self.leave = nn.Linear(inner, channels, bias=False)
-
-    def undecayed(self) -> list[nn.Parameter]:
-        """What weight decay must leave alone: it would pull the states' memory to one length."""
-        return [self.log_rates, self.skip]
 
     def forward(self, image: Tensor) -> Tensor:
         """Images [B, H, W, C] to images of the same shape."""

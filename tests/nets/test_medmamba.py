@@ -10,6 +10,7 @@ from ldae.nets.backbones import BackboneConfig, make_backbone
 from ldae.nets.medmamba import MedMambaBackbone, PatchMerging, SSConvSSM
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.nets.ss2d import SS2D, STEPS, merge_paths, split_paths
+from ldae.stages.stage import OptimiserConfig, Phase, make_optimiser
 
 PATH = "ldae.nets.medmamba.MedMambaBackbone"
 SMALL = {"channels": [8, 16], "blocks": [1, 2], "states": 4}
@@ -42,6 +43,18 @@ def test_new_steps_are_log_uniform_and_rates_count_up() -> None:
     assert steps.max() <= STEPS[1] * 1.001
     assert steps.log10().mean().item() == pytest.approx(-2, abs=0.05)
     torch.testing.assert_close(layer.log_rates.exp()[0, 0], torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_weight_decay_leaves_memories_alone() -> None:
+    layer = SS2D(4, states=2)
+    config = OptimiserConfig(lr=0.1, weight_decay=0.5)
+    optimiser, _ = make_optimiser(config, [list(layer.parameters())], phases=[Phase(1, (0.1,))])
+    before = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
+    for weight in layer.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimiser.step()
+    shrunk = {name: bool((weight != before[name]).any()) for name, weight in layer.named_parameters()}
+    assert {name for name, changed in shrunk.items() if not changed} == {"log_rates", "skip"}
 
 
 def test_every_place_hears_of_every_other() -> None:
