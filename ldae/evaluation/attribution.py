@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which voxels, slices and numbers of the code make a head say what it says.
 
-Integrated gradients (arXiv 1703.01365) and occlusion are captum's, Shapley values (arXiv 1705.07874) shap's.
-Voxels and slices are compared with a baseline scan; all but occlusion add up to the difference in score.
+Integrated gradients (arXiv 1703.01365), occlusion and Shapley values of slices are captum's, Shapley values of
+the code's numbers (arXiv 1705.07874) shap's. Voxels and slices are compared with a baseline scan; all but
+occlusion add up to the difference in score.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ GRADIENT_STEPS = 64
 WINDOWS = 8
 """Occluded boxes along each side of a scan."""
 AT_ONCE = 16
-SHAPLEY_ROUNDS = 10
+SHAPLEY_ORDERS = 20
 BACKGROUND = 16
 """Codes that a head which is not linear is compared with."""
 
@@ -137,21 +138,19 @@ def slice_shapley(
         What each slice adds to the score [S]; the sum is the score minus the baseline's.
 
     Raises:
-        InputError: shap is not installed.
+        InputError: captum is not installed.
     """
-    shap = _need("shap")
     present, absent = score.encoder.tokens(torch.stack([volume, baseline]))
 
-    @torch.no_grad()
-    def with_slices(shown: NDArray[np.floating]) -> NDArray[np.float64]:
-        masks = torch.from_numpy(np.asarray(shown, dtype=bool)).to(present.device)
-        parts = [torch.where(mask[:, :, None], present, absent) for mask in masks.split(AT_ONCE)]
-        return torch.cat([score.of_tokens(part) for part in parts]).double().cpu().numpy()
+    def with_slices(shown: Tensor) -> Tensor:
+        return score.of_tokens(torch.where(shown[:, :, None] > 0, present, absent))
 
-    slices = len(present)
-    explainer = shap.PermutationExplainer(with_slices, np.zeros((1, slices)), seed=seed)
-    found = explainer(np.ones((1, slices)), max_evals=SHAPLEY_ROUNDS * (2 * slices + 1), silent=True)
-    return np.asarray(found.values[0], dtype=np.float64)
+    method = _need("captum").attr.ShapleyValueSampling(with_slices)
+    everything = torch.ones(1, len(present), device=present.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = method.attribute(everything, n_samples=SHAPLEY_ORDERS, perturbations_per_eval=AT_ONCE)
+    return np.asarray(found[0].double().cpu())
 
 
 def code_shapley(

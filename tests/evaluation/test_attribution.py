@@ -81,6 +81,7 @@ def test_the_other_class_has_the_opposite_values(heads: dict[str, object], codes
     np.testing.assert_allclose(ours, -theirs)
 
 
+@pytest.mark.slow  # shap compiles for ten seconds
 def test_of_any_head_shap_adds_up(heads: dict[str, object], codes: np.ndarray) -> None:
     head, background = heads["any"], codes[:10]
     found = code_shapley(head, codes[20:23], background=background)
@@ -109,6 +110,18 @@ def test_integrated_gradients_and_slices_add_up(
     assert found.shape == volume.shape
     assert float(found.sum()) == pytest.approx(difference, rel=2e-3, abs=1e-4)
     assert slice_shapley(score, volume, baseline=baseline).sum() == pytest.approx(difference, rel=1e-4)
+
+
+def test_a_slice_alone_has_its_own_effect(heads: dict[str, object], encoder: SemanticEncoder) -> None:
+    """Scans that differ in one slice: no other one adds anything."""
+    torch.manual_seed(1)
+    volume = torch.rand(1, *SIZE)
+    baseline = volume.clone()
+    baseline[..., 3] = 0
+    score = ScanScore(encoder, heads["number"])
+    found = slice_shapley(score, volume, baseline=baseline)
+    assert found[3] == pytest.approx(float(score(volume[None]) - score(baseline[None])), rel=1e-4)
+    np.testing.assert_allclose(np.delete(found, 3), 0, atol=1e-6)
 
 
 class BrightCube(ScanScore):
