@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which voxels, slices and numbers of the code make a head say what it says.
 
-Integrated gradients (arXiv 1703.01365), occlusion and Shapley values of slices are captum's, Shapley values of
+Integrated gradients (arXiv 1703.01365), occlusion and Shapley values of slices are captum's, those of
 the code's numbers (arXiv 1705.07874) shap's. Voxels and slices are compared with a baseline scan; all but
 occlusion add up to the difference in score.
 """

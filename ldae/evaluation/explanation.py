@@ -212,6 +212,7 @@ def _findings(
         for column in ("agreement", "auc", "concentration"):
             if column in row:
                 values[f"{column}_{key}"] = row[column]
+            if f"{column}_low" in row:
                 values[f"{column}_{key}_ci"] = [row[f"{column}_low"], row[f"{column}_high"]]
     return Findings(
         values,

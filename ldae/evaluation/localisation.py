@@ -50,7 +50,7 @@ def localise(
 
 
 def localisation_table(rows: pd.DataFrame, *, names: Sequence[str]) -> pd.DataFrame:
-    """Means over scans with their 95 % intervals, a row a map.
+    """Means over scans with their 95 % intervals, a row a map; one subject has no interval.
 
     Args:
         rows: Those of `localise` of all scans, with the column subject.
@@ -63,8 +63,10 @@ def localisation_table(rows: pd.DataFrame, *, names: Sequence[str]) -> pd.DataFr
         row: dict[str, Any] = {"map": name, "scans": len(of)}
         for column in columns:
             known = of.dropna(subset=[column])
-            mean, (low, high) = mean_with_interval(known[column].to_numpy(), known["subject"])
-            row |= {column: mean, f"{column}_low": low, f"{column}_high": high}
+            row[column] = known[column].mean()
+            if known["subject"].nunique() > 1:
+                _, interval = mean_with_interval(known[column].to_numpy(), known["subject"])
+                row |= {f"{column}_low": interval[0], f"{column}_high": interval[1]}
         table.append(row)
     return pd.DataFrame(table)
 
