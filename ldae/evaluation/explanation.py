@@ -186,11 +186,10 @@ def _write_maps(
 
 def _write_example(path: Path, found: Explained) -> None:
     """One scan and its maps on the pipeline's grid, for a picture."""
-    arrays = {"scan": found.scan.data, **{name: found.maps[name] for name in WRITTEN}}
+    volumes = {"scan": found.scan.data, **{name: found.maps[name] for name in WRITTEN}}
+    arrays: dict[str, Any] = {name: values[0].numpy().astype(np.float32) for name, values in volumes.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream, **{name: values[0].numpy().astype(np.float32) for name, values in arrays.items()}
-        )
+        np.savez_compressed(stream, **arrays)
 
 
 def _findings(

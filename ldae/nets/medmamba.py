@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -118,7 +119,7 @@ class MedMambaBackbone(SliceBackbone):
         image = self.norm(rearrange(self.stem(padded), "b c h w -> b h w c"))
         for merge, stage in zip(self.merging, self.stages, strict=True):
             image = merge(image)
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 image = self._through(block, image)
             yield image
 

@@ -54,7 +54,7 @@ def selective_scan(
     x, delta, a, b, c = (value.to(dtype) for value in (x, delta, a, b, c))
     most = MOST_STATES.get(x.device.type, MOST_STATES["cuda"])
     rows = max(1, most // (x[0].numel() * a.shape[-1]))
-    parts = zip(*(value.split(rows) for value in (x, delta, b, c)), strict=True)
+    parts = zip(*(torch.split(value, rows) for value in (x, delta, b, c)), strict=True)
     with torch.autocast(x.device.type, enabled=False):
         found = [_scan(x, delta, a, b, c, chunk) for x, delta, b, c in parts]
     return torch.cat(found) if len(found) > 1 else found[0]

@@ -48,12 +48,13 @@ class SS2D(nn.Module):
         x, gate = self.enter(image).chunk(2, dim=-1)
         x = functional.silu(self.conv(rearrange(x, "b h w d -> b d h w")))
         y = merge_paths(self.scan(split_paths(x)), height=height, width=width)
-        return self.leave(self.norm(y).to(gate.dtype) * functional.silu(gate))
+        left: Tensor = self.leave(self.norm(y).to(gate.dtype) * functional.silu(gate))
+        return left
 
     def scan(self, x: Tensor) -> Tensor:
         """Sequences [B, 4, L, D], each path with steps, inputs and outputs chosen by its own tokens."""
         chosen = torch.einsum("bkld,kdr->bklr", x, self.select)
-        ranks, b, c = chosen.split([self.rank, self.states, self.states], dim=-1)
+        ranks, b, c = torch.split(chosen, [self.rank, self.states, self.states], dim=-1)
         steps = torch.einsum("bklr,krd->bkld", ranks, self.step).float() + self.step_bias[:, None]
         delta, x = functional.softplus(steps), x.float()
         return selective_scan(x, delta, -self.log_rates.float().exp(), b, c) + self.skip[:, None] * x

@@ -92,7 +92,7 @@ def make_optimiser(
 
 
 def _by_decay(group: list[Parameter], decay: float) -> list[tuple[list[Parameter], float]]:
-    spared = [one for one in group if isinstance(one, UndecayedParameter)]
+    spared: list[Parameter] = [one for one in group if isinstance(one, UndecayedParameter)]
     others = [one for one in group if not isinstance(one, UndecayedParameter)]
     return [(others, decay), (spared, 0.0)] if spared else [(others, decay)]
 
