@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 from torch import Tensor
 
 from ldae.data.phantom_truth import KnownCohort
@@ -29,6 +29,7 @@ from ldae.evaluation.truth import Regions, Truth, compare, render_truth
 from ldae.evaluation.ventricles import VentricleEstimator
 from ldae.evaluation.workers import side_by_side
 from ldae.heads.directions import Direction, Head, class_index, head_output
+from ldae.heads.score import CERTAIN, head_score
 from ldae.heads.typical import typical_direction
 from ldae.pipeline.head_folder import FittedHead
 from ldae.pipeline.manipulation import move_code
@@ -49,7 +50,6 @@ METHODS = {
     "autoencoder": "the true scan through the autoencoder: the ceiling of what is decoded",
 }
 OURS, OTHERS = ("weights", "manipulated"), ("nothing", "linear", "linear_to_target")
-CERTAIN = 1e-9
 GAINS = (0.5, 2.0)
 AT_ONCE = 8  # scans; each is decoded by every method
 
@@ -196,10 +196,7 @@ def _move(
 
 def score(judges: Judges, codes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log odds of the target class, or what a regression head predicts, of codes [N, D]."""
-    said = head_output(judges.head.head, codes, target_class=judges.target_class)
-    if class_index(judges.head.head, judges.target_class) is None:
-        return said
-    return np.asarray(logit(np.clip(said, CERTAIN, 1 - CERTAIN)))
+    return head_score(judges.head.head, codes, target_class=judges.target_class)
 
 
 def _decode(scans: ScanSet, case: Case, *, moved: dict[str, Tensor], steps: int) -> dict[str, Tensor]:

@@ -14,6 +14,10 @@ from torch.nn import functional
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+class UndecayedParameter(nn.Parameter):
+    """A weight that weight decay leaves alone."""
+
+
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """GroupNorm with `groups` groups, or as many as the channels allow."""
     return nn.GroupNorm(math.gcd(groups, channels), channels)

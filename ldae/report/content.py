@@ -22,6 +22,7 @@ from ldae.report.evaluation_tables import (
 )
 from ldae.report.examination_section import NAME as EXAMINATION
 from ldae.report.examination_section import examination_elements
+from ldae.report.explanation_section import explanation_pictures
 from ldae.report.model_sections import attention_picture, code_picture, gap_picture, training_picture
 from ldae.report.run import Run
 from ldae.report.scan_sections import interpolation_pictures, reconstruction_pictures, variation_pictures
@@ -117,6 +118,11 @@ CHAPTERS: Sequence[Chapter] = (
         "Which slices count",
         "The semantic encoder reads a scan slice by slice; these are the weights of the slices.",
         (Part(attention_picture, "pipeline", "ldae fit"),),
+    ),
+    Chapter(
+        "What moves the head",
+        "Which voxels and slices make the head say what it says, by four methods that need not agree.",
+        (Part(explanation_pictures, f"evaluation/explanation/{TABLE}", ""),),
     ),
     Chapter(
         "Training",

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 Volume = NDArray[np.floating]
 Box = tuple[tuple[int, int], ...]
-Kind = Literal["image", "difference", "spread"]
+Kind = Literal["image", "difference", "spread", "attribution"]
 
 PLANES = ("axial", "coronal", "sagittal")
-COLOURS: dict[Kind, str] = {"image": "gray", "difference": "RdBu_r", "spread": "magma"}
+COLOURS: dict[Kind, str] = {
+    "image": "gray",
+    "difference": "RdBu_r",
+    "spread": "magma",
+    "attribution": "PuOr_r",
+}
 BRAIN = 0.08  # of the intensity range: what counts as head when pictures are cropped
 MARGIN = 2
 SMALLEST_LIMIT = 0.02
@@ -28,7 +33,7 @@ class Panel:
     Attributes:
         title: What stands above it.
         volume: [X, Y, Z] in RAS.
-        kind: "image" in [0, 1], "difference" around 0, or "spread" from 0.
+        kind: "image" in [0, 1], "difference" around 0, "spread" from 0, or "attribution" in [-1, 1].
     """
 
     title: str
@@ -75,4 +80,10 @@ def colour_limit(volumes: Sequence[Volume]) -> float:
 
 def colour_range(kind: Kind, *, limit: float) -> tuple[float, float]:
     """The values at both ends of the colour scale."""
-    return {"image": (0.0, 1.0), "difference": (-limit, limit), "spread": (0.0, limit)}[kind]
+    ends: dict[Kind, tuple[float, float]] = {
+        "image": (0.0, 1.0),
+        "difference": (-limit, limit),
+        "spread": (0.0, limit),
+        "attribution": (-1.0, 1.0),
+    }
+    return ends[kind]

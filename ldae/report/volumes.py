@@ -26,7 +26,11 @@ from ldae.report.figures import STYLE, WIDTH
 
 MOST_TILE, GAP, TITLE_SPACE, BAR_SPACE = 1.9, 0.05, 0.24, 0.72  # inches
 TITLE_SIZE = 8
-BARS: dict[Kind, str] = {"difference": "difference", "spread": "standard deviation"}
+BARS: dict[Kind, str] = {
+    "difference": "difference",
+    "spread": "standard deviation",
+    "attribution": "share of the largest",
+}
 
 
 def volume_figure(

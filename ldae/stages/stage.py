@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldae.errors import InputError
-from ldae.nets.blocks import to_channels_last
+from ldae.nets.blocks import UndecayedParameter, to_channels_last
 from ldae.stages.finite import FiniteLoss
 
 FROZEN_PREFIX = "frozen."
@@ -72,15 +73,28 @@ def learning_rate(config: OptimiserConfig, step: int, *, phases: Sequence[Phase]
 
 
 def make_optimiser(
-    config: OptimiserConfig, groups: Sequence[list[torch.nn.Parameter]], *, phases: Sequence[Phase]
+    config: OptimiserConfig, groups: Sequence[list[Parameter]], *, phases: Sequence[Phase]
 ) -> tuple[Optimizer, LambdaLR]:
-    """Adam over groups of parameters, with their learning rates over the phases of the training."""
-    parameters = [{"params": group, "lr": 1.0} for group in groups]
-    optimiser = torch.optim.AdamW(parameters, betas=config.betas, weight_decay=config.weight_decay)
+    """Adam over groups of parameters, with their learning rates over the phases of the training.
+
+    What is an `UndecayedParameter` makes a further group of the optimiser, without weight decay.
+    """
+    parts = [
+        (number, {"params": part, "lr": 1.0, "weight_decay": decay})
+        for number, group in enumerate(groups)
+        for part, decay in _by_decay(group, config.weight_decay)
+    ]
+    optimiser = torch.optim.AdamW([part for _, part in parts], betas=config.betas)
     rates: list[Callable[[int], float]] = [
-        partial(_rate, config=config, phases=phases, group=group) for group in range(len(groups))
+        partial(_rate, config=config, phases=phases, group=number) for number, _ in parts
     ]
     return optimiser, LambdaLR(optimiser, rates)
+
+
+def _by_decay(group: list[Parameter], decay: float) -> list[tuple[list[Parameter], float]]:
+    spared: list[Parameter] = [one for one in group if isinstance(one, UndecayedParameter)]
+    others = [one for one in group if not isinstance(one, UndecayedParameter)]
+    return [(others, decay), (spared, 0.0)] if spared else [(others, decay)]
 
 
 def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group: int) -> float:

@@ -21,6 +21,7 @@ NAMES = {
     "counterfactual": "whether the anatomy follows the target",
     "interpolation": "whether the middle of three visits lies between the outer two",
     "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
+    "explanation": "which voxels, slices and numbers of the code make a head say what it says",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
 OPTIONS = {
@@ -30,8 +31,9 @@ OPTIONS = {
     "counterfactual": (*SAMPLING, "hold", "thorough"),
     "interpolation": (*SAMPLING, "thorough"),
     "calibration": ("split", "by"),
+    "explanation": (*SAMPLING, "target_class"),
 }
-HEADED = ("counterfactual", "calibration")
+HEADED = ("counterfactual", "calibration", "explanation")
 SWEEP = "solvers"
 SEVERAL = {"solver": "solvers", "steps": "steps", "decode_steps": "decode_steps"}
 """What a sweep takes several of: the option, and what the sweep calls it."""
@@ -90,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", metavar="COLUMN", help="conformal sets that hold within its values, such as site"
     )
+    parser.add_argument("--target-class", metavar="CLASS", help="class that an explanation speaks of")
     parser.add_argument("--limit", type=positive, metavar="N", help="so many subjects at most")
     add_seed(parser)
     add_device(parser)
