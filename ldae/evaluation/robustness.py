@@ -124,7 +124,8 @@ def evaluate_robustness(
 def open_bench(scans: ScanSet, material: Material, *, target: str, plan: Plan, seed: int) -> Bench:
     """The benchmark over opened scans; arguments as for `evaluate_robustness`."""
     parts, classes = scan_parts(scans.frame, target=target, plan=plan, seed=seed)
-    mark = sha256_json([list(parts[TRAIN]["key"]), dict(plan.steps), list(classes), target])[:12]
+    covered = {name: value for name, value in asdict(plan).items() if name not in ("heads", "seeds")}
+    mark = sha256_json([list(parts[TRAIN]["key"]), covered, list(classes), target])[:12]
     root = pipeline_folder(material.out / CELLS, pipeline=scans.pipeline.sha256, name=mark)
     codes = ShiftedCodes(
         scans=scans,
@@ -195,8 +196,8 @@ class Bench:
         """Ask every head about every shift under every seed, where that has not been done."""
         jobs = [
             (head, shift, seed)
-            for shift in self.shifts
             for seed in self.seeds
+            for shift in self.shifts
             for head in self.answers.plan.heads
             if self.answers.asked(shift, head)
         ]

@@ -102,6 +102,10 @@ class ShiftedCodes:
             head: Gives it, fitted; called only where the file is not there yet.
         """
 
+        name = f"{attack}-{eps:.5f}-{against}-{seed}"
+        if not self._path(part, name).is_file():
+            head()  # before batches, which run side by side, ask for it
+
         def change(rows: pd.DataFrame, volumes: Tensor) -> Tensor:
             labels = torch.tensor([self.classes.index(name) for name in rows[self.target]])
             victim = self.victim(head(), seed=seed)
@@ -111,7 +115,7 @@ class ShiftedCodes:
             given = volumes.to(device)
             return ATTACKS[attack](victim, given, labels=labels, eps=eps, seeds=seeds, **limits).cpu()
 
-        return self._encoded(part, f"{attack}-{eps:.5f}-{against}-{seed}", change)
+        return self._encoded(part, name, change)
 
     def victim(self, head: Classifier, *, seed: int) -> Victim:
         """Encoder and head as one differentiable function of scans.
@@ -139,14 +143,17 @@ class ShiftedCodes:
     def _encoded(
         self, part: str, name: str, change: Callable[[pd.DataFrame, Tensor], Tensor]
     ) -> NDArray[np.float64]:
-        rows = self.parts[part]
-        path = self.folder / CODES / f"{sha256_json(list(rows['key']))[:12]}-{name}.safetensors"
+        path = self._path(part, name)
         found = _read(path)
         if found is None:
-            found = self._encode(rows, change, name=name)
+            found = self._encode(self.parts[part], change, name=name)
             with atomic_path(path) as temporary:
                 save_file({CODES: found}, temporary)
         return found.double().numpy()
+
+    def _path(self, part: str, name: str) -> Path:
+        mark = sha256_json(list(self.parts[part]["key"]))[:12]
+        return self.folder / CODES / f"{mark}-{name}.safetensors"
 
     def _encode(
         self, rows: pd.DataFrame, change: Callable[[pd.DataFrame, Tensor], Tensor], *, name: str
