@@ -26,7 +26,6 @@ BIAS_ORDER = 3
 BIAS_COEFFICIENTS = 20  # of a polynomial of that order in three variables
 GHOSTS = 4
 GHOST_AXIS = 1  # anterior to posterior, the usual phase-encoding direction
-GHOST_RESTORE = 0.02
 MOVEMENTS = 2
 SPIKE_REACH = (0.1, 0.4)  # distance from the centre of k-space, of its side
 
@@ -130,9 +129,7 @@ def motion(scan: Tensor, size: float, generator: np.random.Generator) -> Tensor:
 
 def ghosting(scan: Tensor, intensity: float, generator: np.random.Generator) -> Tensor:
     """Every fourth plane of k-space weakened by this share, but for its middle: copies along one axis."""
-    return _torchio(
-        "Ghosting", scan, num_ghosts=GHOSTS, axis=GHOST_AXIS, intensity=intensity, restore=GHOST_RESTORE
-    )
+    return _torchio("Ghosting", scan, num_ghosts=GHOSTS, axis=GHOST_AXIS, intensity=intensity, restore=None)
 
 
 def spike(scan: Tensor, intensity: float, generator: np.random.Generator) -> Tensor:
@@ -149,7 +146,7 @@ def _torchio(name: str, scan: Tensor, **settings: Any) -> Tensor:
             "ldae evaluate robustness needs torchio. Install it with: pip install 'ldae[robustness]'"
         ) from error
     changed: Tensor = getattr(torchio, name)(**settings)(scan)
-    return changed.float().clamp(0, 1)
+    return changed.float().abs().clamp(max=1)  # a scanner gives magnitudes
 
 
 NOISE = (0.05, 0.1, 0.2, 0.5, 1.0)
