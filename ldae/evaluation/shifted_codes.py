@@ -113,7 +113,9 @@ class ShiftedCodes:
             limits = {"steps": self.steps[attack]} if attack in self.steps else {}
             device = self.scans.pipeline.networks.device
             given = volumes.to(device)
-            return ATTACKS[attack](victim, given, labels=labels, eps=eps, seeds=seeds, **limits).cpu()
+            # oneDNN has no fast gradient by the input of a strided convolution with one channel
+            with torch.backends.mkldnn.flags(enabled=False):
+                return ATTACKS[attack](victim, given, labels=labels, eps=eps, seeds=seeds, **limits).cpu()
 
         return self._encoded(part, name, change)
 
