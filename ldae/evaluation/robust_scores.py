@@ -188,7 +188,7 @@ def _scan_means(answer: Judged, wrong: NDArray[np.bool_]) -> dict[str, Callable[
         return lambda weights: np.asarray(weights @ (kept * column) / (weights @ kept))
 
     every = np.ones_like(wrong)
-    found = {}
+    found: dict[str, Callable[[Weights], Floats]] = {}
     for name, values in answer.spreads.items():
         if name in ("cpiw", "cnpv"):
             found |= {f"{name}_right": mean(values, ~wrong), f"{name}_wrong": mean(values, wrong)}

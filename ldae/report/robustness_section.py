@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ldae.evaluation.default_head import NAME
 from ldae.evaluation.record import TABLE, read_result
-from ldae.report.elements import Picture, Table, make_picture
+from ldae.report.elements import Element, Table, make_picture
 from ldae.report.robustness_figures import NAMES, shift_figure
 from ldae.report.run import Run
 from ldae.report.tables import Column, make_table
@@ -40,7 +40,7 @@ def robustness_table(run: Run) -> Table:
     )
 
 
-def robustness_pictures(run: Run) -> list[Picture]:
+def robustness_pictures(run: Run) -> list[Element]:
     """Some of the shifts; the folder of the evaluation holds a figure of each."""
     folder = run.run_dir / "evaluation" / NAME
     return [
