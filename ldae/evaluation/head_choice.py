@@ -15,14 +15,22 @@ from ldae.errors import InputError
 from ldae.evaluation.predictions import POSITIVE
 from ldae.heads import (
     DensityDirichletClassifier,
+    DepthEnsembleClassifier,
+    DropoutClassifier,
     EvidentialClassifier,
     LaDiNEClassifier,
+    LaplaceClassifier,
     LinearProbe,
+    MLPClassifier,
+    NeighbourClassifier,
     RidgeProbe,
+    TemperedProbe,
 )
 
 LINEAR = "linear"
-DEPTH_HEADS = ("ladine",)
+LADINE, DEPTH_ENSEMBLE = "ladine", "depths"
+DEPTH_HEADS = (LADINE, DEPTH_ENSEMBLE)
+ENSEMBLE_SIZE = 5
 
 
 class Classifier(Protocol):
@@ -49,9 +57,21 @@ def _hac(**settings: Any) -> EvidentialClassifier:
     return EvidentialClassifier(modulation=True, **settings)
 
 
+def _ensemble(**settings: Any) -> MLPClassifier:
+    """A deep ensemble (arXiv 1612.01474)."""
+    return MLPClassifier(members=ENSEMBLE_SIZE, **settings)
+
+
 HEADS: dict[str, Callable[..., Classifier]] = {
     LINEAR: LinearProbe,
-    "ladine": LaDiNEClassifier,
+    "tempered": TemperedProbe,
+    "mlp": MLPClassifier,
+    "ensemble": _ensemble,
+    "dropout": DropoutClassifier,
+    "laplace": LaplaceClassifier,
+    "neighbours": NeighbourClassifier,
+    DEPTH_ENSEMBLE: DepthEnsembleClassifier,
+    LADINE: LaDiNEClassifier,
     "card": _card,
     "evidential": EvidentialClassifier,
     "hac": _hac,

@@ -7,13 +7,14 @@ weights of 1 they are the usual ones, equal to scikit-learn's.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ldae.errors import InputError
-from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Weights, with_intervals
+from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Statistic, Weights, with_intervals
 
 ECE_BINS = 15
 CLASSIFICATION_METRICS = (
@@ -60,14 +61,33 @@ def classification_metrics(
     Raises:
         InputError: Shapes that differ, rows that are no probabilities, an unknown or a single true class.
     """
+    chosen = classification_statistic(y_true, probabilities, classes=classes, positive_label=positive_label)
+    rows, named = len(np.asarray(y_true)), len(np.asarray(subjects))
+    if rows != named:
+        raise InputError(
+            f"y_true, probabilities and subjects must have one row a scan, got {rows}, {rows} and {named}."
+        )
+    return with_intervals(chosen.compute, subjects, bootstrap=bootstrap, valid=chosen.complete)
+
+
+class ClassStatistic(NamedTuple):
+    """Scores of weighted scans, and which weights [R, N] hold every class that occurs [R]."""
+
+    compute: Statistic
+    complete: Callable[[Weights], NDArray[np.bool_]]
+
+
+def classification_statistic(
+    y_true: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike, positive_label: Any = None
+) -> ClassStatistic:
+    """The scores of `classification_metrics` as a function of the scans' weights; arguments as there."""
     labels = np.asarray(classes)
     chances = _check_probabilities(probabilities, labels)
     truth = _encode(y_true, labels)
     positive = _positive_index(labels, positive_label)
-    if len(truth) != len(chances) or len(truth) != len(np.asarray(subjects)):
+    if len(truth) != len(chances):
         raise InputError(
-            f"y_true, probabilities and subjects must have one row a scan, got {len(truth)}, "
-            f"{len(chances)} and {len(np.asarray(subjects))}."
+            f"y_true and probabilities must have one row a scan, got {len(truth)} and {len(chances)}."
         )
     present = np.unique(truth)
     if len(present) < 2:
@@ -84,7 +104,7 @@ def classification_metrics(
     def complete(weights: Weights) -> NDArray[np.bool_]:
         return np.asarray(((weights @ members)[:, present] > 0).all(axis=1))
 
-    return with_intervals(statistic, subjects, bootstrap=bootstrap, valid=complete)
+    return ClassStatistic(statistic, complete)
 
 
 def regression_metrics(
@@ -164,11 +184,11 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 def _auc_score(weights: Weights, members: Floats, *, chances: Floats, positive: int | None) -> Floats:
     columns = np.flatnonzero(members.any(axis=0)) if positive is None else np.array([positive])
-    each = [_weighted_auc(weights, members[:, c] > 0, score=chances[:, c]) for c in columns]
+    each = [weighted_auc(weights, members[:, c] > 0, score=chances[:, c]) for c in columns]
     return np.asarray(np.mean(each, axis=0))
 
 
-def _weighted_auc(weights: Weights, positive: NDArray[np.bool_], *, score: Floats) -> Floats:
+def weighted_auc(weights: Weights, positive: NDArray[np.bool_], *, score: Floats) -> Floats:
     """Share of (positive, negative) pairs in the right order, ties counting half: [R]."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ldae.errors import InputError
-from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Weights, with_intervals
+from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Statistic, Weights, with_intervals
 
 COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)
 
@@ -54,6 +54,11 @@ def selective_metrics(
         subjects: Subject of each scan [N].
         bootstrap: How intervals are made.
     """
+    return with_intervals(selective_statistic(wrong, doubt), subjects, bootstrap=bootstrap)
+
+
+def selective_statistic(wrong: ArrayLike, doubt: ArrayLike) -> Statistic:
+    """AURC and AUGRC as a function of the scans' weights; arguments as for `selective_metrics`."""
     errors, doubts = _checked(wrong, doubt)
     order = np.argsort(doubts, kind="stable")
     groups = np.cumsum(np.diff(doubts[order], prepend=-np.inf) > 0) - 1
@@ -76,7 +81,7 @@ def selective_metrics(
             "augrc": (ordered * failed).sum(axis=1) / total**2,
         }
 
-    return with_intervals(statistic, subjects, bootstrap=bootstrap)
+    return statistic
 
 
 def _checked(wrong: ArrayLike, doubt: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

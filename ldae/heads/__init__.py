@@ -8,27 +8,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ldae.heads.density import DensityDirichletClassifier
     from ldae.heads.directions import Direction, find_step, head_output
+    from ldae.heads.ensembles import DepthEnsembleClassifier, DropoutClassifier, MLPClassifier
     from ldae.heads.evidential import EvidentialClassifier
     from ldae.heads.ladine import LaDiNEClassifier
+    from ldae.heads.laplace import LaplaceClassifier
     from ldae.heads.linear import LinearProbe, RidgeProbe
+    from ldae.heads.neighbours import NeighbourClassifier
+    from ldae.heads.tempered import TemperedProbe
 
 __all__ = [
     "DensityDirichletClassifier",
+    "DepthEnsembleClassifier",
     "Direction",
+    "DropoutClassifier",
     "EvidentialClassifier",
     "LaDiNEClassifier",
+    "LaplaceClassifier",
     "LinearProbe",
+    "MLPClassifier",
+    "NeighbourClassifier",
     "RidgeProbe",
+    "TemperedProbe",
     "find_step",
     "head_output",
 ]
 _ROOMS = {
     "DensityDirichletClassifier": "ldae.heads.density",
+    "DepthEnsembleClassifier": "ldae.heads.ensembles",
     "Direction": "ldae.heads.directions",
+    "DropoutClassifier": "ldae.heads.ensembles",
     "EvidentialClassifier": "ldae.heads.evidential",
     "LaDiNEClassifier": "ldae.heads.ladine",
+    "LaplaceClassifier": "ldae.heads.laplace",
     "LinearProbe": "ldae.heads.linear",
+    "MLPClassifier": "ldae.heads.ensembles",
+    "NeighbourClassifier": "ldae.heads.neighbours",
     "RidgeProbe": "ldae.heads.linear",
+    "TemperedProbe": "ldae.heads.tempered",
     "find_step": "ldae.heads.directions",
     "head_output": "ldae.heads.directions",
 }

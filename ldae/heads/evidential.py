@@ -188,6 +188,12 @@ class EvidentialClassifier(DirichletClassifier):
         inputs = self._inputs(check_features(self, X, missing=self.context))
         return self._alpha(self.network_(inputs)[0]).numpy()
 
+    def differentiable_proba(self, X: Tensor, *, generator: torch.Generator) -> Tensor:
+        """`predict_proba` as a differentiable function of float64 codes; nothing is drawn."""
+        inputs = (X - torch.from_numpy(self.mean_)) / torch.from_numpy(self.scale_)
+        alpha = self._alpha(self.network_(inputs[None])[0])
+        return alpha / alpha.sum(1, keepdim=True)
+
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code; columns as of `ldae.heads.uncertainty.dirichlet_uncertainty`."""
         return dirichlet_uncertainty(self.concentration(X), prior_weight=prior_weight(self.loss))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ldae.heads.checks import check_arrays, check_features, check_number, check_option
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.label_denoiser import PARAMETRISATIONS, Condition, LabelDenoiser, ParametrisationName
-from ldae.heads.label_diffusion import Sampled, level_grid, sample_labels
+from ldae.heads.label_diffusion import FEWEST_STEPS, Sampled, level_grid, sample_labels
 from ldae.heads.label_statistics import (
     PROBABILITIES,
     ProbabilityName,
@@ -175,6 +175,19 @@ class LaDiNEClassifier(CodeClassifier):
         quick = self.probability == "expectation" and self.parametrisation == "y0"
         return self._probabilities(self._sampled(X, steps=1 if quick else self.steps))
 
+    def differentiable_proba(self, X: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Expected label as a differentiable function of float64 codes [N, C], under K M labels drawn afresh.
+
+        With "y0" the mean of E[y_0 | y_T] over them, else that of E[y_0 | y_t] after ten steps. `probability`
+        plays no part: what an attack needs is a gradient that samples have been averaged out of.
+        """
+        standardised = (X - torch.from_numpy(self.mean_)) / torch.from_numpy(self.scale_)
+        condition = self.denoiser_.condition(self._prior(standardised), self._code(standardised)[None])
+        shape = len(X), 1, len(self.columns_), self.samples, len(self.classes_)
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        steps = 1 if self.parametrisation == "y0" else FEWEST_STEPS
+        return self._mean_chances(diffuse(self.denoiser_, condition, drawn=drawn, steps=steps), over=(0, 2))
+
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code: cpiw, cnpv, within, between of the predicted class, entropy, least_confidence, and
         cpiw_<class>, cnpv_<class>; see `ldae.heads.label_statistics.label_spread`.
@@ -192,7 +205,7 @@ class LaDiNEClassifier(CodeClassifier):
 
     def member_probabilities(self, X: ArrayLike) -> NDArray[np.float64]:
         """z_k, each member's class probabilities without diffusion [N, K, C]."""
-        prior = self._prior(self._checked(X))
+        prior = self._prior(self._standardised(self._checked(X)))
         return np.ascontiguousarray(prior.transpose(0, 1).numpy())
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -282,14 +295,14 @@ class LaDiNEClassifier(CodeClassifier):
     def _code(self, features: Tensor) -> Tensor:
         return features[:, code_columns(self.n_features_in_, depths=self.depths)]
 
-    def _prior(self, features: NDArray[np.float64]) -> Tensor:
-        logits = self.mapping_(member_inputs(self._standardised(features), self.columns_))
+    def _prior(self, standardised: Tensor) -> Tensor:
+        logits = self.mapping_(member_inputs(standardised, self.columns_))
         return prior_probabilities(logits, torch.from_numpy(self.temperatures_).reshape(-1, 1, 1))
 
     def _sampled(self, X: ArrayLike, *, steps: int | None = None) -> Sampled:
         features = self._checked(X)
-        code = self._code(self._standardised(features))[None]
-        condition = self.denoiser_.condition(self._prior(features), code)
+        standardised = self._standardised(features)
+        condition = self.denoiser_.condition(self._prior(standardised), self._code(standardised)[None])
         return self._sample(condition, features, steps=steps or self.steps)
 
     def _sample(self, condition: Condition, features: NDArray[np.float64], *, steps: int) -> Sampled:
@@ -309,9 +322,13 @@ class LaDiNEClassifier(CodeClassifier):
         if self.probability != "expectation":
             mean_first = self.probability == "map_of_mean"
             return probability_map(sampled.labels.numpy(), iota=self.iota_, mean_first=mean_first)
+        return np.asarray(self._mean_chances(sampled, over=(1, 2)).numpy())
+
+    def _mean_chances(self, sampled: Sampled, *, over: tuple[int, int]) -> Tensor:
+        """Class probabilities [N, C]: the mean over members and samples of what was expected on the way."""
         expected = sampled.first if self.parametrisation == "y0" else sampled.middle
-        chances = expected.mean(dim=(1, 2)).clamp_min(1e-6)  # the "eps" form may leave [0, 1]
-        return np.asarray((chances / chances.sum(1, keepdim=True)).numpy())
+        chances = expected.mean(dim=over).clamp_min(1e-6)  # the "eps" form may leave [0, 1]
+        return chances / chances.sum(1, keepdim=True)
 
 
 def row_noise(features: NDArray[np.float64], shape: Sequence[int], *, seed: int) -> Tensor:

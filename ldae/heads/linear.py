@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
@@ -20,6 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from ldae.heads.checks import (
     Folds,
@@ -182,6 +184,19 @@ class LinearProbe(ClassifierMixin, _LinearHead):
         if score.shape[1] == 1:
             score = np.hstack([np.zeros_like(score), score])
         return np.asarray(softmax(score, axis=1))
+
+    def differentiable_logits(self, X: Tensor) -> Tensor:
+        """Logits [N, C] as a differentiable function of float64 codes [N, D]."""
+        check_is_fitted(self, "coef_")
+        mean, scale, coef, intercept = (
+            torch.from_numpy(array) for array in (self.mean_, self.scale_, self.coef_, self.intercept_)
+        )
+        score = (X - mean) / scale @ coef.T + intercept
+        return torch.cat([torch.zeros_like(score), score], 1) if score.shape[1] == 1 else score
+
+    def differentiable_proba(self, X: Tensor, *, generator: torch.Generator) -> Tensor:
+        """`predict_proba` as a differentiable function of float64 codes; nothing is drawn."""
+        return self.differentiable_logits(X).softmax(1)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class of each code [N]."""

@@ -137,7 +137,7 @@ def fit_members(
         if epoch == int(best.epochs.max()):
             break
     networks.load_state_dict(kept)
-    temperatures = [_temperature(logits.double().numpy(), training.encoded) for logits in best.logits]
+    temperatures = [best_temperature(logits.double().numpy(), training.encoded) for logits in best.logits]
     return FittedMembers(networks, torch.tensor(temperatures).reshape(-1, 1, 1), best.logits)
 
 
@@ -170,7 +170,8 @@ class _BestEpochs:
         return bool(epoch - self.epochs.max() >= PATIENCE)
 
 
-def _temperature(logits: NDArray[np.float64], encoded: NDArray[np.intp]) -> float:
+def best_temperature(logits: NDArray[np.float64], encoded: NDArray[np.intp]) -> float:
+    """What to divide logits [N, C] by for the lowest negative log-likelihood of class indices [N]."""
     rows = np.arange(len(encoded))
 
     def loss(log_temperature: float) -> float:

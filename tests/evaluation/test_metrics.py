@@ -193,7 +193,7 @@ def test_regression_equals_scikit_learn() -> None:
         ({"probabilities": [[1.0]] * 4}, r"a column for each of .*shape \(4, 1\)"),
         ({"y_true": ["AD", "CN", "MCI", "CN"]}, r"only the classes \['AD', 'CN'\], got MCI"),
         ({"y_true": ["CN"] * 4}, "at least two classes, got only CN"),
-        ({"y_true": ["CN", "AD"]}, "one row a scan, got 2, 4 and 4"),
+        ({"y_true": ["CN", "AD"]}, "one row a scan, got 2 and 4"),
         ({"positive_label": "MCI"}, r"positive_label must be one of \['AD', 'CN'\], got 'MCI'"),
     ],
 )

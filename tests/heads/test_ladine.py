@@ -126,7 +126,8 @@ def test_the_batch_equals_the_loop_under_shared_noise(parametrisation: Any, eta:
     rows = np.asarray(codes[:4], dtype=np.float64)
     together = head.sample(rows)
     drawn = row_noise(rows, (head.steps if eta else 1, 2, 3, 3), seed=head.seed_)
-    condition = head.denoiser_.condition(head._prior(rows), head._code(head._standardised(rows))[None])
+    standardised = head._standardised(rows)
+    condition = head.denoiser_.condition(head._prior(standardised), head._code(standardised)[None])
     for scan in range(4):
         for sample in range(3):
             one = drawn[scan : scan + 1, :, :, sample : sample + 1]

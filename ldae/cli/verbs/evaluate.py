@@ -22,6 +22,7 @@ NAMES = {
     "interpolation": "whether the middle of three visits lies between the outer two",
     "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
     "explanation": "which voxels, slices and numbers of the code make a head say what it says",
+    "robustness": "every head on corrupted and attacked scans, and on scans that no head was made for",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
 OPTIONS = {
@@ -32,9 +33,11 @@ OPTIONS = {
     "interpolation": (*SAMPLING, "thorough"),
     "calibration": ("split", "by"),
     "explanation": (*SAMPLING, "target_class"),
+    "robustness": ("target", "quick"),
 }
 HEADED = ("counterfactual", "calibration", "explanation")
 SWEEP = "solvers"
+DRAWN = "robustness"
 SEVERAL = {"solver": "solvers", "steps": "steps", "decode_steps": "decode_steps"}
 """What a sweep takes several of: the option, and what the sweep calls it."""
 EPILOG = "\n".join(
@@ -93,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by", metavar="COLUMN", help="conformal sets that hold within its values, such as site"
     )
     parser.add_argument("--target-class", metavar="CLASS", help="class that an explanation speaks of")
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="classes that heads tell apart under shift (default: diagnosis)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", default=None, help="a small part of robustness, to see that it runs"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="so many subjects at most")
     add_seed(parser)
     add_device(parser)
@@ -122,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
         **(_sweep_options(args) if sweep else _options(args)),
     )
     print(f"Wrote {folder}")
+    if args.name == DRAWN:
+        from ldae.report.robustness_figures import write_figures
+
+        print(f"Drew {len(write_figures(folder))} figures")
     for note in read_json(folder / "result.json")["notes"]:
         print(note)
     return 0

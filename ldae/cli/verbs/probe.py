@@ -12,7 +12,21 @@ HELP = "fit a head on embeddings and measure it on held-out subjects"
 
 
 # Named here, so that --help need not load what fits them; a test compares them to the heads.
-HEADS = ("linear", "ladine", "card", "evidential", "hac", "density")
+HEADS = (
+    "linear",
+    "tempered",
+    "mlp",
+    "ensemble",
+    "dropout",
+    "laplace",
+    "neighbours",
+    "depths",
+    "ladine",
+    "card",
+    "evidential",
+    "hac",
+    "density",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head",
         choices=HEADS,
-        default=HEADS[0],
-        help="linear probe, label diffusion ensemble (ladine; card: one member), Dirichlet heads "
-        "(evidential; hac: modulated first; density) (default: %(default)s)",
+        help="linear probe (tempered: with a temperature), networks (mlp; ensemble: five; dropout; laplace), "
+        "nearest neighbours, an ensemble over the encoder's depths, label diffusion (ladine: over the same "
+        "depths; card: one member), Dirichlet heads (evidential; hac: modulated first; density) "
+        "(default: linear, unless `ldae evaluate robustness` of the run has found a better one)",
     )
     parser.add_argument(
-        "--depths", action="store_true", help="give ladine the encoder's depths of `ldae embed --depths`"
+        "--depths",
+        action="store_true",
+        help="give depths or ladine the encoder's depths of `ldae embed --depths`",
     )
     parser.add_argument(
         "--out",
@@ -55,8 +72,15 @@ def writes(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and measure."""
+    from ldae.evaluation.default_head import default_head
+    from ldae.evaluation.head_choice import DEPTH_HEADS
     from ldae.evaluation.probes import fit_probe
 
+    # What the benchmark has chosen, it has chosen for the classes that a target has by default.
+    head = args.head or (HEADS[0] if args.classes else default_head(args.run_dir, target=args.target))
+    chosen = args.head is None and head != HEADS[0]
+    if chosen:
+        print(f"{head} is fitted, the choice of evaluation/robustness. For another: --head {HEADS[0]}")
     folder = fit_probe(
         args.embeddings or args.run_dir / "embeddings.parquet",
         target=args.target,
@@ -64,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         classes=args.classes,
         positive=args.positive,
         seed=args.seed,
-        head=args.head,
-        depths=args.depths,
+        head=head,
+        depths=args.depths or (chosen and head in DEPTH_HEADS),
     )
     print(f"Wrote {folder}")
     return 0
@@ -73,4 +97,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder_name(args: argparse.Namespace) -> str:
     """The column, and the head unless it is the default."""
-    return str(args.target if args.head == HEADS[0] else f"{args.target}-{args.head}")
+    return str(args.target if args.head in (None, HEADS[0]) else f"{args.target}-{args.head}")
