@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ldae.cli.checkpoint import EpochCheckpoint
 from ldae.cli.configs import essence
+from ldae.cli.processes import ending_together, is_first
 from ldae.cli.scans import show_progress
 from ldae.cli.stage import StageCLI
 from ldae.cli.state import StageState, gather_inputs, is_complete, mismatch, output_hashes
@@ -38,14 +39,15 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
     cli = StageCLI(words)
     if cli.fast_dev_run:
         cli.build()
-        with _possible():
+        with _possible(), ending_together(cli.trainer):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return
     state, fresh = _begin(cli, request=request)
     if not fresh and is_complete(cli.run_dir, state):
-        # asked for in other words, but the same: answer faster next time
-        cli.stage.write(state)
-        print(f"{cli.stage.artefact.parent} is up to date.")
+        if is_first():
+            # asked for in other words, but the same: answer faster next time
+            cli.stage.write(state)
+            print(f"{cli.stage.artefact.parent} is up to date.")
         return
     _train(cli, state=state, fresh=fresh, started=started)
 
@@ -65,7 +67,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
     cli.build()
     loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
     path = str(checkpoint) if checkpoint.is_file() else None
-    with _possible():
+    with _possible(), ending_together(cli.trainer):
         loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
 
 
@@ -99,8 +101,9 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
     last = cli.config["ckpt_path"]
     if last is None and not fresh and stage.checkpoint.is_file():
         last = str(stage.checkpoint)
-        print(f"Going on from {last}")
-    with _possible():
+        if is_first():
+            print(f"Going on from {last}")
+    with _possible(), ending_together(cli.trainer):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
     if cli.trainer.is_global_zero:
         _finish(cli, state=state)
