@@ -5,9 +5,10 @@
 
 The scans have 1 mm voxels as MNI-registered ones do (182x218x182, 16 bit, noise inside a head) and are
 brought to 128x160x128 at 1.5 mm. "published" is MONAI's chain of load, resample, pad or crop and scale, by
-which the published code reads a scan in every epoch; "own" is `PreprocessingSpec.apply`, which fills the cache.
-Files lie in the page cache in both cases. The floor of a cached scan is 2 bytes a voxel read and 4 written, at
-the rate at which this machine copies memory. Latents of many scans are drawn at random from memory.
+which the published code reads a scan in every epoch; "own" is `PreprocessingSpec.apply`, which fills the
+cache. Files lie in the page cache in both cases. The floor of a cached scan is 2 bytes a voxel read and 4
+written, at the rate at which this machine copies memory. Latents of many scans are drawn at random from
+memory.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 
     python benchmarks/inference.py --run-dir outputs/demo
 
-A scan is encoded to both codes and decoded again. The plain form takes 50 DDIM steps each way in float32; the
-default solver takes the fewest steps whose SSIM to the autoencoder's own reconstruction is, on average over the
-scans, at most 0.001 below that of the plain form. The two are timed in turns on one scan.
+A scan is encoded to both codes and decoded again. The plain form takes 50 DDIM steps each way in float32;
+the default solver takes the fewest steps whose SSIM to the autoencoder's own reconstruction is, on average
+over the scans, at most 0.001 below that of the plain form. The two are timed in turns on one scan.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     python benchmarks/training_step.py
 
 Networks and batches are the demo's. "plain" keeps weights as they are made, writes attention out and, in
-stage 3, runs the frozen trunk once for the denoiser and once for the estimator. "default" is what the stages do
-on this machine: convolutions channels-last, fused attention, the trunk once without gradients. "bf16" is the
-default under autocast, which pays where the processor multiplies bf16 numbers, and "compiled" the default under
-torch.compile. All forms train from the same weights on the same noise; `loss_apart` is the largest difference
-of their losses over five steps, relative to the loss.
+stage 3, runs the frozen trunk once for the denoiser and once for the estimator. "default" is what the
+stages do on this machine: convolutions channels-last, fused attention, the trunk once without gradients.
+"bf16" is the default under autocast, which pays where the processor multiplies bf16 numbers, and "compiled"
+the default under torch.compile. All forms train from the same weights on the same noise; `loss_apart` is
+the largest difference of their losses over five steps, relative to the loss.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def compress_cohort(
         batch_size: Scans at a time; None takes a number that fits.
         device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
         overwrite: Make all of them anew.
-        shard: Compress only this part of the scans; a run without it afterwards adds what the others left out,
+        shard: Compress only this part of the scans; a run without it afterwards adds what others left out,
             index and statistics.
         progress: Show a bar.
 
