@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldae.data.artefact import save_component
-from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
 from ldae.nets.batch_norm import share_batch_norms
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
 from ldae.stages.ema import ExponentialAverage
@@ -111,7 +111,9 @@ class AutoencoderStage(Stage):
         return share_batch_norms(net)
 
     def configure_optimizers(self) -> Any:
-        """One Adam for the autoencoder, one for the discriminator."""
+        """One Adam for the autoencoder, one for the discriminator; none where latents are the voxels."""
+        if self.autoencoder.config.identity:
+            return None
         # Lightning counts every step of either optimiser, the schedules those of their own
         total = max(1, self.total_steps // self.accumulate)
         trained: list[tuple[OptimiserConfig, nn.Module]] = [(self.optimiser_config, self.autoencoder)]
@@ -208,7 +210,8 @@ class AutoencoderStage(Stage):
 
     def networks(self) -> list[nn.Module]:
         """What `compiled` compiles."""
-        return [self.autoencoder.net.encoder, self.autoencoder.net.decoder]
+        net = self.autoencoder.net
+        return [] if isinstance(net, Voxels) else [net.encoder, net.decoder]
 
     def export(self, folder: Path) -> str:
         """Write the averaged autoencoder."""
