@@ -36,8 +36,9 @@ class VolumeDataset(Dataset[Batch]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Batch:
-        volume = torch.from_numpy(np.array(self.cache.volume(self.paths[index]), dtype=np.float32))
-        return {"volume": volume[None], "index": torch.tensor(index)}
+        # torch widens float16 several times faster than numpy
+        volume = torch.from_numpy(np.array(self.cache.volume(self.paths[index])))
+        return {"volume": volume[None].float(), "index": torch.tensor(index)}
 
 
 class LatentDataset(Dataset[Batch]):

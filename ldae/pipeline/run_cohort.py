@@ -81,6 +81,4 @@ def open_run_cohort(
 
 def read_volumes(cache: VolumeCache, paths: Sequence[str]) -> Tensor:
     """Cached scans as float32 [B, 1, X, Y, Z] in [0, 1]."""
-    return torch.stack(
-        [torch.from_numpy(np.array(cache.volume(path), dtype=np.float32))[None] for path in paths]
-    )
+    return torch.stack([torch.from_numpy(np.array(cache.volume(path)))[None].float() for path in paths])
