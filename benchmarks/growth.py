@@ -3,9 +3,10 @@
 
     python benchmarks/growth.py --out outputs/growth
 
-Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is read
-and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured. Every point
-is measured in a process of its own, which starts from the same memory. Writes growth.png and growth.json.
+Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
+read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
+Every point is measured in a process of its own, which starts from the same memory. Writes growth.png and
+growth.json.
 """
 
 from __future__ import annotations
