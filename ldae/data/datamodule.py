@@ -71,6 +71,8 @@ class _CohortDataModule(LightningDataModule):
         self, *, run_dir: str, cohort: str | None, batch_size: int, num_workers: int, seed: int
     ) -> None:
         super().__init__()
+        # all nodes share the run folder
+        self.prepare_data_per_node = False
         self.run_dir = Path(run_dir)
         self.cohort = Path(cohort) if cohort else self.run_dir / "cohort" / "cohort.csv"
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
