@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from ldae.data.datamodule import EpochSampler
+from ldae.data.samplers import EpochSampler
 from ldae.data.storage import writing
 from ldae.errors import CheckpointError, Interrupted
 

@@ -20,6 +20,7 @@ CIRCUMSTANCES = (
     "config",
     "data.init_args.num_workers",
     "data.init_args.run_dir",
+    "model.init_args.compiled",
     "model.init_args.run_dir",
     "overwrite",
     "run_dir",

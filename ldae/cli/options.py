@@ -130,3 +130,12 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive, metavar="N", help="scans at a time (default: what fits)"
     )
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Which part of the cohort, for the jobs of an array."""
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only the I-th of N parts of the scans; run once more without it when all parts are done",
+    )

@@ -107,6 +107,11 @@ class StageCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise InputError(f"trainer must be what Lightning can do here: {error}") from error
+        if trainer.world_size > 1 and isinstance(given["strategy"], str):
+            raise InputError(
+                f"trainer.strategy must say how {trainer.world_size} processes train together, got "
+                f"{given['strategy']!r}. Add --config ddp.yaml, or give --trainer.devices 1."
+            )
         return trainer
 
     @cached_property

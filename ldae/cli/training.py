@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ldae.cli.checkpoint import EpochCheckpoint, check_checkpoint
 from ldae.cli.configs import essence
+from ldae.cli.processes import ending_together, is_first
 from ldae.cli.scans import show_progress
 from ldae.cli.stage import StageCLI
 from ldae.cli.state import StageState, gather_inputs, is_complete, mismatch, output_hashes
@@ -44,15 +45,17 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
     cli = StageCLI(words)
     if cli.fast_dev_run:
         cli.build()
-        with _possible(None):
+        with _possible(None), ending_together(cli.trainer):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return
-    with held(cli.run_dir, part=cli.stage.kind):
+    # the first process holds the folder for those that it starts
+    with held(cli.run_dir, part=cli.stage.kind) if is_first() else nullcontext():
         state, fresh = _begin(cli, request=request)
         if not fresh and is_complete(cli.run_dir, state):
-            # asked for in other words, but the same: answer faster next time
-            cli.stage.write(state)
-            print(f"{cli.stage.artefact.parent} is up to date.")
+            if is_first():
+                # asked for in other words, but the same: answer faster next time
+                cli.stage.write(state)
+                print(f"{cli.stage.artefact.parent} is up to date.")
             return
         _train(cli, state=state, fresh=fresh, started=started)
 
@@ -72,7 +75,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
     cli.build()
     loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
     path = str(checkpoint) if checkpoint.is_file() else None
-    with _possible(path):
+    with _possible(path), ending_together(cli.trainer):
         loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
 
 
@@ -106,8 +109,9 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
     last = cli.config["ckpt_path"]
     if last is None and not fresh and stage.checkpoint.is_file():
         last = str(stage.checkpoint)
-        print(f"Going on from {last}")
-    with _possible(last):
+        if is_first():
+            print(f"Going on from {last}")
+    with _possible(last), ending_together(cli.trainer):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
     if cli.trainer.is_global_zero:
         _finish(cli, state=state)

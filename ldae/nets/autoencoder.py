@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from monai.networks.nets.autoencoderkl import AutoencoderKL
 
 FOLD = "b 1 (x p) (y q) (z r) -> b (p q r) x y z"
 UNFOLD = "b (p q r) x y z -> b 1 (x p) (y q) (z r)"
@@ -28,6 +33,7 @@ class AutoencoderConfig:
         attention_levels: Levels with self-attention, 0 the finest.
         nonlocal_attention: Self-attention between two further residual blocks at the bottom of both halves.
         checkpointing: Recompute activations in the backward pass, to save memory.
+        identity: Latents are the voxels themselves, with nothing to train: the baseline in voxel space.
     """
 
     channels: tuple[int, ...] = (64, 128, 128, 128)
@@ -39,22 +45,41 @@ class AutoencoderConfig:
     attention_levels: tuple[int, ...] = ()
     nonlocal_attention: bool = False
     checkpointing: bool = False
+    identity: bool = False
 
     @property
     def factor(self) -> int:
         """How many voxels, along each axis, become one place of the latent."""
-        return int(self.patch * 2 ** (len(self.channels) - 1))
+        return 1 if self.identity else int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+class Voxels(nn.Module):
+    """Scans as their own latents, without noise."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, X, Y, Z] to itself and zeros."""
+        return x, torch.zeros_like(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, C, X, Y, Z] to itself."""
+        return z
 
 
 class Autoencoder(nn.Module):
     """KL-regularised 3D autoencoder; scans in [0, 1], latents about a factor of 8 smaller along each axis."""
 
+    net: AutoencoderKL | Voxels
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
+        self.config = config
+        if config.identity:
+            self.patch, self.net = 1, Voxels()
+            return
+        self.patch = config.patch
         # monai takes five seconds to import
         from monai.networks.nets.autoencoderkl import AutoencoderKL
 
-        self.config = config
         levels = len(config.channels)
         self.net = AutoencoderKL(
             spatial_dims=3,
@@ -79,18 +104,11 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scans [B, 1, X, Y, Z] to posterior mean and standard deviation, both [B, C, h, w, d]."""
-        p = self.config.patch
+        p = self.patch
         mean, sigma = self.net.encode(rearrange(x, FOLD, p=p, q=p, r=p))
         return mean, sigma
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents [B, C, h, w, d] to scans [B, 1, X, Y, Z], about in [0, 1], not clipped."""
-        p = self.config.patch
+        p = self.patch
         return rearrange(self.net.decode(z), UNFOLD, p=p, q=p, r=p)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """Weights of the last convolution."""
-        blocks = self.net.decoder.get_submodule("blocks")
-        assert isinstance(blocks, nn.ModuleList)
-        return blocks[-1].get_parameter("conv.weight")

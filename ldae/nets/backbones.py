@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from ldae.errors import InputError
 from ldae.nets.by_path import class_by_path
@@ -132,13 +131,11 @@ class TimmBackbone(SliceBackbone):
             )
         self.net = timm.create_model(name, in_chans=1, num_classes=0, checkpoint_path=weights or "")
         self.width = cast(int, self.net.num_features)
-        self.checkpointing = checkpointing
+        # block by block: the network as a whole would be recomputed with all its activations at once
+        cast(Any, self.net).set_grad_checkpointing(checkpointing)
 
     def forward(self, slices: Tensor) -> Tensor:
         """Slices [N, 1, H, W] to tokens [N, width]."""
-        if self.checkpointing and self.training:
-            out: Tensor = checkpoint(self.net, slices, use_reentrant=False)
-            return out
         tokens: Tensor = self.net(slices)
         return tokens
 

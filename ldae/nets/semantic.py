@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ldae.errors import InputError
 from ldae.nets.backbones import BackboneConfig, make_backbone
+from ldae.nets.batch_norm import SharedBatchNorm
 from ldae.nets.pooling import PoolingName, make_pooling
 
 PlaneName = Literal["sagittal", "coronal", "axial"]
@@ -97,7 +98,7 @@ class SemanticEncoder(nn.Module):
             token_size=config.token_size,
         )
         self.norm: nn.Module = (
-            nn.BatchNorm1d(config.code_size, affine=False)
+            SharedBatchNorm(config.code_size, affine=False)
             if config.normalisation == "whiten"
             else nn.LayerNorm(config.code_size)
         )

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ldae.data.ahead import read_ahead
 from ldae.data.artefact import component_sha256
 from ldae.data.latents import LatentStore
+from ldae.data.shard import Shard
 from ldae.errors import CheckpointError
 from ldae.nets.autoencoder import Autoencoder
 from ldae.nets.blocks import to_channels_last
@@ -29,6 +31,7 @@ def compress_cohort(
     batch_size: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    shard: Shard | None = None,
     progress: bool = False,
 ) -> Path:
     """Store posterior mean and sigma of every scan, and the statistics of the training scans.
@@ -41,6 +44,8 @@ def compress_cohort(
         batch_size: Scans at a time; None takes a number that fits.
         device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
         overwrite: Make all of them anew.
+        shard: Compress only this part of the scans; a run without it afterwards adds what others left out,
+            index and statistics.
         progress: Show a bar.
 
     Returns:
@@ -53,7 +58,7 @@ def compress_cohort(
     """
     run_dir = Path(run_dir)
     folder = component_folder(run_dir, "autoencoder")
-    run = open_run_cohort(run_dir, cohort=cohort, trained=folder, progress=progress)
+    run = open_run_cohort(run_dir, cohort=cohort, trained=folder, shard=shard, progress=progress)
     spec = run.cache.spec
     store = LatentStore(run_dir / "latents", autoencoder=component_sha256(folder), spec=spec.sha256)
     keys = list(run.frame["key"])
@@ -64,7 +69,8 @@ def compress_cohort(
         to_channels_last(autoencoder)
         size = batch_size or volume_batch(spec.size)
         _fill(store, run, missing=set(missing), autoencoder=autoencoder, batch_size=size, progress=progress)
-    _finish(store, run, changed=bool(missing))
+    if shard is None:
+        _finish(store, run, changed=bool(missing))
     return store.folder
 
 
@@ -81,9 +87,10 @@ def _fill(
     paths, keys = list(rows["path"]), list(rows["key"])
     device = next(autoencoder.parameters()).device
     with tqdm(total=len(keys), desc="latents", disable=not progress) as bar:
-        for start in range(0, len(keys), batch_size):
-            names = keys[start : start + batch_size]
-            volumes = read_volumes(run.cache, paths[start : start + batch_size])
+        places = [slice(start, start + batch_size) for start in range(0, len(keys), batch_size)]
+        loaded = read_ahead(lambda place: read_volumes(run.cache, paths[place]), places)
+        for place, volumes in zip(places, loaded, strict=True):
+            names = keys[place]
             with torch.no_grad():
                 mean, sigma = (part.float().cpu() for part in autoencoder.encode(volumes.to(device)))
             for index, key in enumerate(names):

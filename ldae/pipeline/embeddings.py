@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldae import __version__
+from ldae.data.ahead import read_ahead
 from ldae.data.artefact import atomic_path, sha256_json
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.nifti import SUFFIXES
+from ldae.data.shard import Shard
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import SPLITS, check_split, split_hash
 from ldae.errors import CheckpointError, InputError
@@ -108,9 +110,9 @@ def embed_frame(
     codes: list[list[Tensor]] = []
     paths = list(frame["path"])
     with tqdm(total=len(paths), desc="embed", disable=not progress) as bar:
-        for start in range(0, len(paths), MOST_AT_ONCE):
-            batch = paths[start : start + MOST_AT_ONCE]
-            volumes = _volumes(pipeline.spec, batch, cache)
+        batches = [paths[start : start + MOST_AT_ONCE] for start in range(0, len(paths), MOST_AT_ONCE)]
+        loaded = read_ahead(lambda batch: _volumes(pipeline.spec, batch, cache), batches)
+        for batch, volumes in zip(batches, loaded, strict=True):
             if depths:
                 codes.append(pipeline.networks.describe_depths(volumes, batch_size=batch_size))
             else:
@@ -163,6 +165,7 @@ def embed_cohort(
     overwrite: bool = False,
     progress: bool = False,
     depths: bool = False,
+    shard: Shard | None = None,
 ) -> Path:
     """Write the semantic codes of a cohort as a Parquet file, unless the same lies there already.
 
@@ -177,6 +180,8 @@ def embed_cohort(
         overwrite: Compute them even if the same lie there.
         progress: Show a bar.
         depths: Add the encoder's earlier depths, e1_000 and on; a table that has them also serves without.
+        shard: Embed only this part of the scans, into a file beside `out`; a run without it finds the parts
+            and merges them, if all of them are there.
 
     Returns:
         The file written.
@@ -189,28 +194,58 @@ def embed_cohort(
     spec = PreprocessingSpec.from_dict(index.spec)
     whole = as_cohort(cohort)
     frame = _rows(whole, splits=splits, trained=index.split)
-    volumes = VolumeCache(cache, spec) if cache else None
+    if shard is not None:
+        frame, out = frame.iloc[shard.places], part_path(out, shard)
     metadata: dict[str, Any] = {
         "ldae_version": __version__,
         "pipeline": index.sha256,
         "statistics": index.components["statistics"],
         "split": split_hash(whole) if "split" in whole.columns else None,
-        "request": _request(frame, spec),
     }
     if depths:
         metadata["depths"] = True
-    if not overwrite and _holds(out, metadata):
+    request = {**metadata, "request": _request(frame, spec)}
+    if not overwrite and _holds(out, request):
         logger.info("%s is up to date", out)
         return out
-    if volumes is not None:
-        volumes.prepare(list(frame["path"]), progress=progress)
-    from ldae.pipeline.pipeline import LDAEPipeline
+    table = None if overwrite or shard else _merged(out, frame, spec=spec, metadata=metadata)
+    if table is None:
+        volumes = VolumeCache(cache, spec) if cache else None
+        if volumes is not None:
+            volumes.prepare(list(frame["path"]), progress=progress)
+        from ldae.pipeline.pipeline import LDAEPipeline
 
-    loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
-    table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress, depths=depths)
-    table.attrs |= metadata
+        loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
+        table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress, depths=depths)
+    table.attrs |= request
     write_embeddings(table, out)
     return out
+
+
+def part_path(out: Path, shard: Shard) -> Path:
+    """Where a part of a table lies until all are merged."""
+    return out.with_name(f"{out.stem}.part-{shard.number}-of-{shard.count}{out.suffix}")
+
+
+def _merged(
+    out: Path, frame: pd.DataFrame, *, spec: PreprocessingSpec, metadata: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """The table of these rows from its parts, if all of them lie beside it and were made for the same."""
+    for first in sorted(out.parent.glob(f"{out.stem}.part-1-of-*{out.suffix}")):
+        count = int(first.stem.rpartition("-")[2])
+        parts = []
+        for shard in (Shard(number, count) for number in range(1, count + 1)):
+            path, rows = part_path(out, shard), frame.iloc[shard.places]
+            if not _holds(path, {**metadata, "request": _request(rows, spec)}):
+                break
+            part = read_embeddings(path)
+            parts.append(part.set_axis(rows.index))
+        else:
+            logger.info("Merging %d parts into %s", count, out)
+            table = pd.concat(parts).loc[frame.index]
+            table.attrs = {name: value for name, value in parts[0].attrs.items() if name != "path"}
+            return table
+    return None
 
 
 def read_embeddings(path: str | Path) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ldae.data.artefact import CONFIG_NAME, read_json
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
+from ldae.data.shard import Shard
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError
@@ -36,7 +37,12 @@ class RunCohort:
 
 
 def open_run_cohort(
-    run_dir: Path, *, cohort: str | Path | None, trained: Path, progress: bool = False
+    run_dir: Path,
+    *,
+    cohort: str | Path | None,
+    trained: Path,
+    shard: Shard | None = None,
+    progress: bool = False,
 ) -> RunCohort:
     """Read the cohort, check its split against that of a trained component, and fill the cache.
 
@@ -44,6 +50,7 @@ def open_run_cohort(
         run_dir: Folder of the run.
         cohort: Cohort CSV or BIDS folder; None takes cohort/cohort.csv of the run.
         trained: Folder of a component that was trained on it.
+        shard: Keep only this part of it; None keeps all.
         progress: Show a bar.
 
     Raises:
@@ -53,19 +60,25 @@ def open_run_cohort(
     path = Path(cohort) if cohort else run_dir / "cohort" / "cohort.csv"
     document = read_json(trained / CONFIG_NAME)
     cache = VolumeCache(run_dir / "cache", PreprocessingSpec.from_dict(document["spec"]))
-    frame = read_cohort(path, check="voxels", trusted=lambda scan: str(scan) in cache, progress=progress)
+    frame = read_cohort(
+        path,
+        # the voxels of the part are read below, those of the others by their own jobs
+        check="voxels" if shard is None else "headers",
+        trusted=lambda scan: str(scan) in cache,
+        progress=progress,
+    )
     split = split_hash(frame)
     if split != document["split"]:
         raise CheckpointError(
             f"{trained} was trained on split {str(document['split'])[:12]}, but {path} "
             f"has split {split[:12]}. Bring the old split column back, or train anew in another --run_dir."
         )
+    if shard is not None:
+        frame = frame.iloc[shard.places]
     cache.prepare(list(frame["path"]), progress=progress)
     return RunCohort(frame.assign(key=[cache.key(scan) for scan in frame["path"]]), cache, split)
 
 
 def read_volumes(cache: VolumeCache, paths: Sequence[str]) -> Tensor:
     """Cached scans as float32 [B, 1, X, Y, Z] in [0, 1]."""
-    return torch.stack(
-        [torch.from_numpy(np.array(cache.volume(path), dtype=np.float32))[None] for path in paths]
-    )
+    return torch.stack([torch.from_numpy(np.array(cache.volume(path)))[None].float() for path in paths])

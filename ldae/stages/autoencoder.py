@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldae.data.artefact import save_component
-from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
+from ldae.nets.batch_norm import share_batch_norms
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
 from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
@@ -61,6 +62,7 @@ class AutoencoderStage(Stage):
         accumulate: Batches to an optimiser step.
         ema_decay: Decay of the weight average.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the networks faster.
     """
 
     kind = "autoencoder"
@@ -78,8 +80,9 @@ class AutoencoderStage(Stage):
         accumulate: int = 1,
         ema_decay: float = 0.999,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(run_dir=run_dir, seed=seed)
+        super().__init__(run_dir=run_dir, seed=seed, compiled=compiled)
         self.automatic_optimization = False
         self.weights = loss or AutoencoderLossConfig()
         self.optimiser_config = optimiser or OptimiserConfig(lr=5e-5)
@@ -105,10 +108,12 @@ class AutoencoderStage(Stage):
             in_channels=1,
             num_layers_d=self.weights.discriminator_layers,
         )
-        return net
+        return share_batch_norms(net)
 
     def configure_optimizers(self) -> Any:
-        """One Adam for the autoencoder, one for the discriminator."""
+        """One Adam for the autoencoder, one for the discriminator; none where latents are the voxels."""
+        if self.autoencoder.config.identity:
+            return None
         # Lightning counts every step of either optimiser, the schedules those of their own
         total = max(1, self.total_steps // self.accumulate)
         trained: list[tuple[OptimiserConfig, nn.Module]] = [(self.optimiser_config, self.autoencoder)]
@@ -133,7 +138,7 @@ class AutoencoderStage(Stage):
     def generator_losses(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted terms of the autoencoder's loss on scans [B, 1, X, Y, Z], and the reconstruction."""
         mean, sigma = self.autoencoder.encode(x)
-        reconstruction = self.autoencoder.decode(mean + sigma * torch.randn_like(sigma)).float()
+        reconstruction = self.autoencoder.decode(mean + sigma * self.noise_like(sigma)).float()
         terms = {
             "l1": functional.l1_loss(reconstruction, x),
             "kl": self.weights.kl * kl_divergence(mean.float(), sigma.float()),
@@ -182,7 +187,8 @@ class AutoencoderStage(Stage):
             self._step(optimisers[0], self.autoencoder, schedules[0])
             self.ema.update(self.autoencoder)
         self.untoggle_optimizer(optimisers[0])
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=len(x))
+        values = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(x), sync_dist=True)
 
         if self.adversarial:
             assert self.discriminator is not None
@@ -192,7 +198,7 @@ class AutoencoderStage(Stage):
             if full:
                 self._step(optimisers[1], self.discriminator, schedules[1])
             self.untoggle_optimizer(optimisers[1])
-            self.log("train/discriminator", loss.detach(), batch_size=len(x))
+            self.log("train/discriminator", loss.detach(), batch_size=len(x), sync_dist=True)
             total = total + loss
         return total.detach()
 
@@ -204,6 +210,11 @@ class AutoencoderStage(Stage):
         psnr = -10 * (reconstruction - x).square().flatten(1).mean(1).log10()
         values = {"val/l1": functional.l1_loss(reconstruction, x), "val/psnr": psnr.mean()}
         self.log_dict(values, batch_size=len(x), prog_bar=True, sync_dist=True)
+
+    def networks(self) -> list[nn.Module]:
+        """What `compiled` compiles."""
+        net = self.autoencoder.net
+        return [] if isinstance(net, Voxels) else [net.encoder, net.decoder]
 
     def export(self, folder: Path) -> str:
         """Write the averaged autoencoder."""

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldae.data.artefact import component_sha256, save_component
@@ -49,6 +48,7 @@ class DenoiserStage(Stage):
         optimiser: Adam and its schedule.
         ema_decay: Decay of the weight average.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the networks faster.
     """
 
     kind = "denoiser"
@@ -66,8 +66,9 @@ class DenoiserStage(Stage):
         optimiser: OptimiserConfig | None = None,
         ema_decay: float = 0.9999,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(run_dir=run_dir, seed=seed)
+        super().__init__(run_dir=run_dir, seed=seed, compiled=compiled)
         self.unet = UNet(unet or UNetConfig())
         self.ema = ExponentialAverage(self.unet, decay=ema_decay)
         self.schedule = Schedule(schedule)
@@ -116,7 +117,7 @@ class DenoiserStage(Stage):
         """Normalised latents of a batch, [B, C, h, w, d]."""
         latent = batch["mean"]
         if self.latent == "sample":
-            latent = latent + batch["sigma"] * torch.randn_like(latent)
+            latent = latent + batch["sigma"] * self.noise_like(latent)
         normalised: Tensor = self.normaliser(latent)
         return normalised
 
@@ -129,19 +130,22 @@ class DenoiserStage(Stage):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One batch {"mean", "sigma": [B, C, h, w, d]} at uniform levels."""
         z0 = self.clean_latent(batch)
-        t = torch.randint(len(self.schedule), (len(z0),), device=z0.device)
-        loss = self.loss(self.denoiser(self.unet), z0, t, torch.randn_like(z0)).mean()
-        self.log("train/loss", loss.detach(), batch_size=len(z0), prog_bar=True)
+        t = self.draw_levels(len(z0), steps=len(self.schedule))
+        loss = self.loss(self.denoiser(self.unet), z0, t, self.noise_like(z0)).mean()
+        self.log("train/loss", loss.detach(), batch_size=len(z0), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The averaged network's loss at levels spread evenly over the batch, with fixed noise."""
+        """The averaged network's loss at levels spread evenly over the scans, with fixed noise."""
         z0 = self.normaliser(batch["mean"])
-        generator = torch.Generator().manual_seed(self.seed + batch_index)
-        noise = torch.randn(z0.shape, generator=generator).to(z0)
-        t = torch.linspace(0, len(self.schedule) - 1, len(z0), device=z0.device).round().long()
+        noise = self.fixed_noise(z0, index=batch["index"])
+        t = self.fixed_levels(batch["index"], steps=len(self.schedule))
         loss = self.loss(self.denoiser(self.ema.module), z0, t, noise).mean()
         self.log("val/loss", loss, batch_size=len(z0), prog_bar=True, sync_dist=True)
+
+    def networks(self) -> list[nn.Module]:
+        """What `compiled` compiles."""
+        return [self.unet]
 
     def export(self, folder: Path) -> str:
         """Write the averaged UNet with the latent statistics, schedule and prediction."""

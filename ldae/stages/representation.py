@@ -50,6 +50,7 @@ class RepresentationStage(Stage):
         optimiser: Adam and its schedule.
         ema_decay: Decay of the weight average.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the networks faster.
     """
 
     kind = "representation"
@@ -64,8 +65,9 @@ class RepresentationStage(Stage):
         optimiser: OptimiserConfig | None = None,
         ema_decay: float = 0.9999,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(run_dir=run_dir, seed=seed)
+        super().__init__(run_dir=run_dir, seed=seed, compiled=compiled)
         self.encoder_config = encoder or SemanticConfig()
         self.estimator_config = estimator or EstimatorConfig()
         self.warm_start = warm_start or WarmStartConfig()
@@ -162,7 +164,8 @@ class RepresentationStage(Stage):
         error: Tensor = (self.regressor(y).float() - z0.flatten(1)).square()
         unexplained = self.learned.estimator.unexplained
         if unexplained is not None:
-            unexplained.lerp_(error.detach().mean(0).reshape(unexplained.shape), UNEXPLAINED_RATE)
+            measured = self.mean_over_processes(error.detach().mean(0))
+            unexplained.lerp_(measured.reshape(unexplained.shape), UNEXPLAINED_RATE)
         return error.mean()
 
     def diffusion_loss(self, learned: Learned, z0: Tensor, t: Tensor, noise: Tensor, y: Tensor) -> Tensor:
@@ -180,12 +183,14 @@ class RepresentationStage(Stage):
         loss = torch.zeros((), device=z0.device)
         if warm or self.warm_start.weight > 0:
             regression = self.regression_loss(y, z0)
-            self.log("train/regression", regression.detach(), batch_size=len(z0), prog_bar=True)
+            self.log(
+                "train/regression", regression.detach(), batch_size=len(z0), prog_bar=True, sync_dist=True
+            )
             loss = loss + regression * (1.0 if warm else self.warm_start.weight)
         if not warm:
-            t = torch.randint(len(self.schedule), (len(z0),), device=z0.device)
-            diffusion = self.diffusion_loss(self.learned, z0, t, torch.randn_like(z0), y)
-            self.log("train/loss", diffusion.detach(), batch_size=len(z0), prog_bar=True)
+            t = self.draw_levels(len(z0), steps=len(self.schedule))
+            diffusion = self.diffusion_loss(self.learned, z0, t, self.noise_like(z0), y)
+            self.log("train/loss", diffusion.detach(), batch_size=len(z0), prog_bar=True, sync_dist=True)
             loss = loss + diffusion
         return loss
 
@@ -194,9 +199,8 @@ class RepresentationStage(Stage):
         z0 = self.normaliser(batch["mean"])
         learned = self.ema.module
         model = self.diffusion(learned)
-        generator = torch.Generator().manual_seed(self.seed + batch_index)
-        noise = torch.randn(z0.shape, generator=generator).to(z0)
-        t = torch.linspace(0, len(self.schedule) - 1, len(z0), device=z0.device).round().long()
+        noise = self.fixed_noise(z0, index=batch["index"])
+        t = self.fixed_levels(batch["index"], steps=len(self.schedule))
         y = learned.encoder(batch["volume"])
         z = add_noise(z0, noise, self.schedule.signal(t, z0.ndim))
         target = model.prediction.target(z0, noise, t)
@@ -208,6 +212,10 @@ class RepresentationStage(Stage):
             "val/none": (output - target).square().mean(),
         }
         self.log_dict(values, batch_size=len(z0), prog_bar=True, sync_dist=True)
+
+    def networks(self) -> list[nn.Module]:
+        """What `compiled` compiles."""
+        return [self.learned.encoder, self.learned.estimator.up, self.frozen.unet.trunk]
 
     def export(self, folder: Path) -> str:
         """Write the averaged encoder and estimator."""

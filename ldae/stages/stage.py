@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldae.errors import InputError
+from ldae.nets.batch_norm import process_count
 from ldae.nets.blocks import UndecayedParameter, to_channels_last
 from ldae.stages.finite import FiniteLoss
 
 FROZEN_PREFIX = "frozen."
 SEED_STRIDE = 1_000_003
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,14 @@ class Stage(FiniteLoss):
     Args:
         run_dir: Folder of the run, where earlier stages lie and this one is written.
         seed: Seed of every random draw of the stage.
+        compiled: Let torch.compile make the networks faster, which takes a minute at the start.
     """
 
     kind: str
 
-    def __init__(self, *, run_dir: str, seed: int) -> None:
+    def __init__(self, *, run_dir: str, seed: int, compiled: bool = False) -> None:
         super().__init__()
+        self.compiled = compiled
         self.run_dir = Path(run_dir)
         self.seed = seed
 
@@ -126,9 +131,12 @@ class Stage(FiniteLoss):
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
 
     def on_fit_start(self) -> None:
-        """Lay the weights out as the processor likes them."""
+        """Lay the weights out as the processor likes them, and compile what is asked for."""
         if self.device.type == "cpu":
             to_channels_last(self)
+        if self.compiled:
+            for network in self.networks():
+                network.compile()
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch."""
@@ -154,6 +162,42 @@ class Stage(FiniteLoss):
         own = {name: value for name, value in self.state_dict().items() if name.startswith(FROZEN_PREFIX)}
         checkpoint["state_dict"].update(own)
 
+    def noise_like(self, scans: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `scans`, [B, ...].
+
+        Of several processes each draws for all of them and keeps what belongs to its own scans: together they
+        draw what one process would.
+        """
+        ranks = process_count()
+        if ranks == 1:
+            return torch.randn_like(scans)
+        return torch.randn_like(torch.cat([scans] * ranks))[self.global_rank :: ranks]
+
+    def draw_levels(self, count: int, *, steps: int) -> Tensor:
+        """Noise levels of so many scans, evenly from 0 to `steps` - 1, [B]; drawn as `noise_like` draws."""
+        ranks = process_count()
+        return torch.randint(steps, (count * ranks,), device=self.device)[self.global_rank :: ranks]
+
+    def fixed_noise(self, scans: Tensor, *, index: Tensor) -> Tensor:
+        """Noise of the shape of `scans` that depends on each scan's number alone, not on its batch."""
+        drawn = [
+            torch.randn(scans.shape[1:], generator=torch.Generator().manual_seed(self.seed + SEED_STRIDE * i))
+            for i in index.tolist()
+        ]
+        return torch.stack(drawn).to(scans)
+
+    def fixed_levels(self, index: Tensor, *, steps: int) -> Tensor:
+        """Noise levels that depend on each scan's number alone and spread evenly over many numbers, [B]."""
+        return ((index.double() * GOLDEN_RATIO) % 1 * steps).long()
+
+    def mean_over_processes(self, value: Tensor) -> Tensor:
+        """The mean of a value that each process has measured on as many scans."""
+        if process_count() == 1:
+            return value
+        mean = self.trainer.strategy.reduce(value, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training.
@@ -167,6 +211,10 @@ class Stage(FiniteLoss):
                 "whole training. Give --trainer.max_epochs a number."
             )
         return max(1, int(self.trainer.estimated_stepping_batches))
+
+    @abstractmethod
+    def networks(self) -> list[torch.nn.Module]:
+        """The networks that a training step calls."""
 
     @abstractmethod
     def export(self, folder: Path) -> str:

@@ -45,7 +45,9 @@ class TinyStage(LightningModule):
             torch.manual_seed(self.current_epoch)
         if batch_idx == 2 and os.environ.get("TINY_STAGE_DIES_IN") == str(self.current_epoch):
             os.kill(os.getpid(), signal.SIGKILL)
-        if batch_idx == 2 and os.environ.get("TINY_STAGE_FAILS_IN") == str(self.current_epoch):
+        rank = os.environ.get("TINY_STAGE_FAILS_AS", "0")
+        epoch = os.environ.get("TINY_STAGE_FAILS_IN")
+        if batch_idx == 1 and (epoch, rank) == (str(self.current_epoch), str(self.global_rank)):
             raise RuntimeError("failed on purpose")
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

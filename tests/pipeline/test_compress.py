@@ -11,6 +11,7 @@ import torch
 from ldae.data.artefact import component_sha256
 from ldae.data.cache import VolumeCache
 from ldae.data.latents import LatentStore
+from ldae.data.shard import Shard
 from ldae.errors import CheckpointError
 from ldae.pipeline.compress import compress_cohort
 from ldae.pipeline.pipeline import LDAEPipeline
@@ -100,3 +101,21 @@ def test_another_split_is_refused(own_run: Path) -> None:
     table.to_csv(path, index=False)
     with pytest.raises(CheckpointError, match="was trained on split"):
         compress_cohort(own_run, device="cpu")
+
+
+def test_parts_merge_to_the_store_of_one_run(own_run: Path, tmp_path: Path, pipe: LDAEPipeline) -> None:
+    whole = tmp_path / "whole"
+    for name in ("autoencoder", "cohort"):
+        shutil.copytree(own_run / name, whole / name)
+    compress_cohort(whole, device="cpu")
+    for number in (3, 1, 2):
+        compress_cohort(own_run, device="cpu", shard=Shard(number, 3))
+    assert not (own_run / "latents" / "index.csv").exists()
+    before = times(own_run / "latents")
+    compress_cohort(own_run, device="cpu")
+    after = times(own_run / "latents")
+    assert {name: after[name] for name in before} == before
+    (one, two) = (open_store(run, pipe) for run in (own_run, whole))
+    torch.testing.assert_close(one.stats().mean, two.stats().mean, atol=1e-5, rtol=1e-4)
+    rows = [store.index().drop(columns=["path", "key"]) for store in (one, two)]
+    pd.testing.assert_frame_equal(rows[0], rows[1])

@@ -8,10 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ldae.data.shard import Shard
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline import codec
-from ldae.pipeline.embeddings import code_array, code_columns, depth_array, embed_cohort, read_embeddings
+from ldae.pipeline.embeddings import (
+    code_array,
+    code_columns,
+    depth_array,
+    embed_cohort,
+    part_path,
+    read_embeddings,
+)
 from ldae.pipeline.pipeline import LDAEPipeline
 
 
@@ -113,3 +121,24 @@ def test_depths_stand_beside_the_code(run_dir: Path, tmp_path: Path, monkeypatch
     embed(run_dir, out)  # a table with depths serves without
     with pytest.raises(AssertionError, match="networks were loaded"):
         embed(run_dir, tmp_path / "plain.parquet", depths=True)
+
+
+def test_parts_merge_to_the_table_of_one_run(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_embeddings(embed(run_dir, tmp_path / "whole.parquet"))
+    out = tmp_path / "embeddings.parquet"
+    for number in (2, 1, 3):
+        assert embed(run_dir, out, shard=Shard(number, 3)) == part_path(out, Shard(number, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "load_networks", None)
+        merged = read_embeddings(embed(run_dir, out))
+    names = [name for name in whole.attrs if name != "path"]
+    assert {name: merged.attrs[name] for name in names} == {name: whole.attrs[name] for name in names}
+    pd.testing.assert_frame_equal(merged, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "2", "a/b", "1/0"])
+def test_a_part_that_does_not_exist_is_said(text: str) -> None:
+    with pytest.raises(InputError, match="shard must be a part such as 2/8"):
+        Shard.parse(text)

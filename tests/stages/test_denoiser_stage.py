@@ -148,3 +148,27 @@ def test_what_is_exported_says_what_was_trained(
         torch.testing.assert_close(loaded.model(z, t), expected, rtol=1e-4, atol=1e-5)
         plain = stage.denoiser(stage.unet)(z, t)
     assert not torch.allclose(expected, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(tiny_run: Path, train: Callable[..., Any]) -> None:
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        stage = Noted(run_dir=str(tiny_run), unet=UNET, compiled=compiled)
+        train(stage, limit_train_batches=3)
+        ends.append(stage)
+    assert len(ends[1].history) == 3
+    torch.testing.assert_close(ends[1].history[-1], ends[0].history[-1], rtol=1e-3, atol=1e-5)
+    assert ends[1].unet.state_dict().keys() == ends[0].unet.state_dict().keys()
+
+
+def test_validation_noise_belongs_to_the_scan_not_to_its_batch() -> None:
+    stage = DenoiserStage(unet=UNET)
+    scans, index = torch.zeros(6, 3, 4, 6, 4), torch.arange(6)
+    whole = stage.fixed_noise(scans, index=index)
+    torch.testing.assert_close(stage.fixed_noise(scans[2:4], index=index[2:4]), whole[2:4])
+    levels = stage.fixed_levels(torch.arange(1000), steps=1000)
+    assert abs(float(levels.float().mean()) - 499.5) < 2
+    assert levels.unique().numel() > 850
+    assert 0 <= int(levels.min()) < int(levels.max()) < 1000

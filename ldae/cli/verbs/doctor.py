@@ -10,14 +10,15 @@ from typing import Any
 from ldae.cli.options import add_pipeline, add_seed, positive
 from ldae.cli.scans import show_progress
 from ldae.data.artefact import read_json
+from ldae.errors import InputError
 
-HELP = "say whether a pipeline's code does anything, and what to change where it does not"
+HELP = "say whether a pipeline's code does anything, or how much memory training takes"
 DEFAULT_LIMIT = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_pipeline(parser)
+    add_pipeline(parser, required=False)
     parser.add_argument(
         "--run-dir",
         "--run_dir",
@@ -35,6 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first visits of so many test subjects at most, for errors and slices (default: %(default)s)",
     )
     add_seed(parser)
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="tell instead what each stage's training takes, by batch and card",
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME.yaml",
+        help="with --memory: a configuration of each stage (default: those of published size)",
+    )
 
 
 def writes(args: argparse.Namespace) -> Path:
@@ -45,6 +58,13 @@ def writes(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, draw, and tell; a bad code is a finding, not a failure."""
+    if args.memory:
+        from ldae.cli.memory import tell_memory
+
+        tell_memory(args.config, out=args.out)
+        return 0
+    if args.pipeline is None:
+        raise InputError("--pipeline must be given, got none. Or ask for --memory.")
     from ldae.evaluation.doctor import DOCUMENT, examine_pipeline
     from ldae.report.doctor import write_doctor_figure
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldae.cli.options import add_batch_size, add_pipeline, add_scans
+from ldae.cli.options import add_batch_size, add_pipeline, add_scans, add_shard
 from ldae.cli.scans import check_choice, load_pipeline, show_progress
+from ldae.data.shard import Shard
 
 HELP = "write the semantic codes of scans or a cohort as a table, embeddings.parquet"
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depths", action="store_true", help="add the encoder's earlier depths, e1_000 and on, for heads"
     )
     add_batch_size(parser)
+    add_shard(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="compute the codes even if the same lie there"
     )
@@ -43,9 +45,10 @@ def writes(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Embed."""
+    check_choice(args)
+    shard = Shard.parse(args.shard) if args.shard else None
     from ldae.pipeline.embeddings import embed_cohort
 
-    check_choice(args)
     out = embed_cohort(
         args.pipeline,
         args.cohort or args.scans,
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=show_progress(),
         depths=args.depths,
+        shard=shard,
     )
     if args.scans:
         for path, novelty in zip(args.scans, load_pipeline(args).novelty(args.scans), strict=True):

@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldae.cli.options import add_batch_size, add_device, add_run_dir
+from ldae.cli.options import add_batch_size, add_device, add_run_dir, add_shard
 from ldae.cli.scans import show_progress
+from ldae.data.shard import Shard
 
 HELP = "compress a cohort with the trained autoencoder into run_dir/latents; only what is missing or stale"
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cohort", type=Path, metavar="CSV", help="default: cohort/cohort.csv of the run")
     add_batch_size(parser)
     parser.add_argument("--overwrite", action="store_true", help="make all of them anew")
+    add_shard(parser)
     add_device(parser)
 
 
@@ -29,6 +31,7 @@ def writes(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Compress."""
+    shard = Shard.parse(args.shard) if args.shard else None
     from ldae.pipeline.compress import compress_cohort
 
     store = compress_cohort(
@@ -37,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         device=args.device,
         overwrite=args.overwrite,
+        shard=shard,
         progress=show_progress(),
     )
-    print(f"{store} is up to date.")
+    print(f"{store} is up to date." if shard is None else f"Part {shard} of {store} is up to date.")
     return 0

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How time and memory grow with the size of the scans and with the number of scans.
+
+    python benchmarks/growth.py --out outputs/growth
+
+Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
+read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
+Every point is measured in a process of its own, which starts from the same memory. Writes growth.png and
+growth.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from training_step import arguments
+from turns import Result, tell
+
+from ldae.data.cohort import read_cohort, write_cohort
+from ldae.data.latents import LatentStore
+from ldae.data.split import split_subjects
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.blocks import to_channels_last
+
+SIZES = ((32, 40, 32), (48, 60, 48), (64, 80, 64), (96, 120, 96), (128, 160, 128))
+COHORTS = (100, 300, 1000, 3000, 10_000)
+LATENT = (3, 8, 10, 8)
+
+
+def one_volume(size: tuple[int, int, int]) -> None:
+    """A scan to a latent and back."""
+    torch.manual_seed(0)
+    net = Autoencoder(AutoencoderConfig(**arguments("aekl")["autoencoder"])).eval()
+    to_channels_last(net)
+    with torch.no_grad():
+        net.decode(net.encode(torch.rand(1, 1, *size))[0])
+
+
+def cohort_table(scans: int) -> None:
+    """Write, read and split a cohort."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "subject": [f"sub-{number:05d}" for number in range(scans)],
+            "session": "1",
+            "path": [f"/scans/{number}.nii.gz" for number in range(scans)],
+            "diagnosis": random.choice(["CN", "MCI", "AD"], scans),
+            "age": random.uniform(55, 90, scans),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cohort.csv"
+        write_cohort(frame, path)
+        split_subjects(read_cohort(path, check="table"), seed=0)
+
+
+def latent_store(scans: int) -> None:
+    """Store latents and measure their statistics."""
+    generator = torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        store = LatentStore(folder, autoencoder="a", spec="b")
+        keys = [f"{number:032d}" for number in range(scans)]
+        for key in keys:
+            store.write(key, torch.randn(LATENT, generator=generator), torch.ones(LATENT))
+        store.compute_stats(keys)
+
+
+def _measured(work: Callable[[Any], None], size: Any) -> tuple[float, float]:
+    """Seconds, and MiB at the most above those at the start."""
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    work(size)
+    seconds = time.perf_counter() - start
+    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def measure(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[tuple[float, float]]:
+    """Seconds and MiB of each size, each in a process of its own."""
+    found = []
+    for size in sizes:
+        with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+            found.append(pool.apply(_measured, (work, size)))
+    return found
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Exponent of growth between the two largest sizes."""
+    return round(float(np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2])), 2)
+
+
+def draw(curves: dict[str, tuple[Sequence[float], list[tuple[float, float]]]], path: Path) -> None:
+    """Time above, memory below; the grey line grows as the size does."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(curves), figsize=(4 * len(curves), 6), layout="constrained")
+    for column, (name, (sizes, points)) in enumerate(curves.items()):
+        for row, label in enumerate(("seconds", "MiB above the start")):
+            values = [max(point[row], 1e-3) for point in points]
+            axis = axes[row, column]
+            axis.loglog(sizes, values, "o-")
+            linear = [values[-1] * size / sizes[-1] for size in sizes]
+            axis.loglog(sizes, linear, color="0.7", linestyle="--", label="as the size does")
+            axis.set_ylabel(label)
+            axis.set_ylim(bottom=min(*values, *linear) / 2, top=2 * max(values))
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel("voxels" if name == "autoencoder" else "scans")
+    axes[0, 0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/growth"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    voxels = [float(np.prod(size)) for size in SIZES]
+    curves: dict[str, tuple[Sequence[float], list[tuple[float, float]]]] = {
+        "autoencoder": (voxels, measure(one_volume, SIZES)),
+        "cohort table": (COHORTS, measure(cohort_table, COHORTS)),
+        "latent store": (COHORTS, measure(latent_store, COHORTS)),
+    }
+    draw(curves, args.out / "growth.png")
+    result: Result = {
+        name: {
+            "sizes": list(sizes),
+            "seconds": [round(point[0], 3) for point in points],
+            "mib": [round(point[1], 1) for point in points],
+            "exponent_of_seconds": slope(sizes, [point[0] for point in points]),
+        }
+        for name, (sizes, points) in curves.items()
+    }
+    tell(result, out=args.out / "growth.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long an optimiser step of each stage takes, against the plain float32 form of the same networks.
+
+    python benchmarks/training_step.py
+
+Networks and batches are the demo's. "plain" keeps weights as they are made, writes attention out and, in
+stage 3, runs the frozen trunk once for the denoiser and once for the estimator. "default" is what the
+stages do on this machine: convolutions channels-last, fused attention, the trunk once without gradients.
+"bf16" is the default under autocast, which pays where the processor multiplies bf16 numbers, and "compiled"
+the default under torch.compile. All forms train from the same weights on the same noise; `loss_apart` is
+the largest difference of their losses over five steps, relative to the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from turns import Result, in_turns, matrix_rate, ratio, tell
+
+from ldae.diffusion.model import GuidedDiffusion, LatentDenoiser
+from ldae.diffusion.prediction import add_noise
+from ldae.diffusion.schedule import Schedule
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.backbones import BackboneConfig
+from ldae.nets.blocks import to_channels_last
+from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.nets.unet import UNet, UNetConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
+SIZE, LATENT = (32, 40, 32), (3, 8, 10, 8)
+LossOf = Callable[[], Tensor]
+
+
+def arguments(stage: str) -> dict[str, Any]:
+    """The model's arguments in a config of the demo, lists as tuples."""
+    document = yaml.safe_load((CONFIGS / f"{stage}.yaml").read_text())
+    found: dict[str, Any] = document["model"]["init_args"]
+    return {
+        name: {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        if isinstance(table, dict)
+        else table
+        for name, table in found.items()
+    }
+
+
+@dataclass
+class Step:
+    """A stage's networks and the loss of one batch."""
+
+    parts: list[nn.Module]
+    loss: LossOf
+    batch: int
+
+
+def autoencoder_step(*, plain: bool) -> Step:
+    """L1 and KL of stage 1."""
+    net = Autoencoder(AutoencoderConfig(**arguments("aekl")["autoencoder"]))
+    batch = 2
+    x = torch.rand(batch, 1, *SIZE)
+
+    def loss() -> Tensor:
+        mean, sigma = net.encode(x)
+        found = net.decode(mean + sigma * torch.randn_like(sigma)).float()
+        kl = 0.5 * (mean.float().square() + sigma.float().square() - sigma.float().square().log() - 1).sum()
+        return functional.l1_loss(found, x) + 1e-8 * kl / batch
+
+    return Step([net], loss, batch)
+
+
+def make_unet() -> UNet:
+    """The demo's denoising UNet; its output is not zero, as after the first steps."""
+    net = UNet(UNetConfig(**arguments("ldae_pretrain")["unet"]))
+    nn.init.normal_(net.up.output.weight, std=0.01)
+    return net
+
+
+def denoiser_step(*, plain: bool) -> Step:
+    """Stage 2's loss."""
+    schedule = Schedule()
+    model = LatentDenoiser(make_unet(), schedule=schedule, prediction="v")
+    batch = 16
+    z0 = torch.randn(batch, *LATENT)
+
+    def loss() -> Tensor:
+        t, noise = torch.randint(len(schedule), (batch,)), torch.randn_like(z0)
+        z = add_noise(z0, noise, schedule.signal(t, z0.ndim))
+        found: Tensor = (model(z, t) - model.prediction.target(z0, noise, t)).square().mean()
+        return found
+
+    return Step([model], loss, batch)
+
+
+def representation_step(*, plain: bool) -> Step:
+    """Stage 3's diffusion loss."""
+    settings = dict(arguments("ldae_repr_learn")["encoder"])
+    backbone = BackboneConfig(**settings.pop("backbone"))
+    encoder = SemanticEncoder(SemanticConfig(**settings, backbone=backbone), size=SIZE)
+    frozen = LatentDenoiser(make_unet(), schedule=Schedule(), prediction="v").requires_grad_(False)
+    estimator = GradientEstimator(
+        EstimatorConfig(),
+        unet=frozen.unet.config,
+        code_size=encoder.config.code_size,
+        latent_shape=LATENT[1:],
+    )
+    nn.init.normal_(estimator.up.output.weight, std=0.01)
+    model = GuidedDiffusion(frozen, estimator)
+    batch = 16
+    x, z0 = torch.rand(batch, 1, *SIZE), torch.randn(batch, *LATENT)
+
+    def guided(z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        if not plain:
+            out: Tensor = model(z, t, y)
+            return out
+        output = frozen(z, t)
+        gradient = estimator(frozen.unet.trunk(z, t), y, estimator.latent(y)).float()
+        return model.prediction.guide(output, gradient, t)
+
+    def loss() -> Tensor:
+        t, noise = torch.randint(len(model.schedule), (batch,)), torch.randn_like(z0)
+        z = add_noise(z0, noise, model.schedule.signal(t, z0.ndim))
+        found: Tensor = (guided(z, t, encoder(x)) - model.prediction.target(z0, noise, t)).square().mean()
+        return found
+
+    return Step([encoder, estimator, frozen], loss, batch)
+
+
+STEPS = {"1": autoencoder_step, "2": denoiser_step, "3": representation_step}
+
+
+class Training:
+    """One form of a stage, an optimiser step at a time."""
+
+    def __init__(self, stage: str, *, form: str) -> None:
+        torch.manual_seed(0)
+        self.form = form
+        self.step = STEPS[stage](plain=form == "plain")
+        parameters = [p for part in self.step.parts for p in part.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(parameters, lr=1e-4)
+        self.loss = torch.compile(self.step.loss) if form == "compiled" else self.step.loss
+        if form != "plain":
+            for part in self.step.parts:
+                to_channels_last(part)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """What the forward pass runs under."""
+        if self.form == "plain":
+            return sdpa_kernel(SDPBackend.MATH)
+        return torch.autocast("cpu", dtype=torch.bfloat16) if self.form == "bf16" else nullcontext()
+
+    def __call__(self) -> float:
+        """One optimiser step; the loss."""
+        with self.context():
+            loss = self.loss()
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return float(loss)
+
+    def losses(self, steps: int) -> Tensor:
+        """The losses of the first steps."""
+        torch.manual_seed(1)
+        return torch.tensor([self() for _ in range(steps)])
+
+
+def measure(stage: str, *, forms: list[str], repeats: int) -> Result:
+    """One stage in all forms."""
+    trainings = {form: Training(stage, form=form) for form in forms}
+    curves = {form: training.losses(5) for form, training in trainings.items()}
+    taken = in_turns(trainings, repeats=repeats)
+    with FlopCounterMode(display=False) as counter:
+        trainings["default"]()
+    batch = trainings["plain"].step.batch
+    rate = counter.get_total_flops() / min(taken["default"])
+    plain = curves["plain"]
+    return {
+        "volumes_per_second": {form: round(batch / min(times), 1) for form, times in taken.items()},
+        "plain_over": {form: ratio(taken["plain"], taken[form]) for form in forms if form != "plain"},
+        "loss_apart": {
+            form: float(f"{float(((curve - plain) / plain).abs().max()):.1e}")
+            for form, curve in curves.items()
+            if form != "plain"
+        },
+        "gflop_per_volume": round(counter.get_total_flops() / batch / 1e9, 2),
+        "share_of_matrix_rate": round(rate / matrix_rate(), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="add the compiled form")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    forms = ["plain", "default", "bf16", *(["compiled"] if args.compile else [])]
+    stages = {f"stage_{stage}": measure(stage, forms=forms, repeats=args.repeats) for stage in STEPS}
+    result: Result = {"matrix_gflops": round(matrix_rate() / 1e9, 1), **stages}
+    tell(result, out=args.out)
+
+
+if __name__ == "__main__":
+    main()

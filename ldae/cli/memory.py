@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ldae doctor --memory`: what training takes at a configuration's size, and what fits which card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldae.cli.configs import find_config, flatten, read_configs
+from ldae.data.artefact import write_json
+from ldae.errors import InputError
+
+if TYPE_CHECKING:
+    from ldae.evaluation.memory import Need
+
+STAGES = {
+    "autoencoder": ("AutoencoderStage", "model.init_args.autoencoder.checkpointing true"),
+    "denoiser": ("DenoiserStage", None),
+    "representation": (
+        "RepresentationStage",
+        "model.init_args.encoder.backbone.arguments.checkpointing true",
+    ),
+}
+CONFIGS = ("aekl.yaml", "ldae_pretrain.yaml", "ldae_repr_learn.yaml")
+CARDS = (16, 24, 48, 80)
+BATCHES = (1, 2, 4, 8, 16, 32)
+GIB = 2**30
+
+
+def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
+    """Print the tables of the stages' configurations, and write them as JSON where asked.
+
+    Raises:
+        InputError: A stage's configuration is missing, or two are of one stage.
+    """
+    from ldae.evaluation.memory import measure_need
+
+    models, documents = _models(names or CONFIGS)
+    size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
+    needs: list[Need] = []
+    for stage, (_, switch) in STAGES.items():
+        for switched in (False, True) if switch else (False,):
+            half = str(documents[stage]["trainer"].get("precision", "32-true")).startswith("bf16")
+            needs += [
+                measure_need(stage, models, size=size, batch=batch, switched=switched, half=half)
+                for batch in BATCHES
+            ]
+    advice = [_advice(needs, stage=stage, card=card) for stage in STAGES for card in CARDS]
+    _print(needs, advice, size=size)
+    if out is not None:
+        rows = [{**asdict(need), "device_gib": round(need.on_device / GIB, 2)} for need in needs]
+        write_json(out / "memory.json", {"size": list(size), "needs": rows, "advice": advice})
+        print(f"Wrote {out / 'memory.json'}")
+
+
+def _models(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's arguments and the whole document of each stage's configuration."""
+    kinds = {path: kind for kind, (path, _) in STAGES.items()}
+    documents: dict[str, Any] = {}
+    for name in names:
+        document = read_configs([find_config(name)])
+        path = str(flatten(document).get("model.class_path", "")).rpartition(".")[2]
+        if path not in kinds or kinds[path] in documents:
+            raise InputError(
+                f"--config must name one configuration of each of {', '.join(kinds)}, got {name} of {path!r}."
+            )
+        documents[kinds[path]] = document
+    missing = [kind for kind in STAGES if kind not in documents]
+    if missing:
+        raise InputError(f"--config must also name a configuration of {', '.join(missing)}, got none.")
+    return {kind: document["model"]["init_args"] for kind, document in documents.items()}, documents
+
+
+def _advice(needs: Sequence[Need], *, stage: str, card: int) -> dict[str, Any]:
+    """The largest batch of a stage on a card, and with what; without the switch where that is enough."""
+    found: dict[str, Any] = {"stage": stage, "card_gib": card, "batch": None, "switch": None}
+    for switched in (False, True):
+        fitting = [
+            need.batch
+            for need in needs
+            if need.stage == stage and need.switched == switched and need.on_device <= card * GIB
+        ]
+        if fitting and (found["batch"] is None or max(fitting) > found["batch"]):
+            found |= {"batch": max(fitting), "switch": STAGES[stage][1] if switched else None}
+    return found
+
+
+def _print(needs: Sequence[Need], advice: Sequence[dict[str, Any]], *, size: Sequence[int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    title = f"GiB on the card for a training step of scans of {'x'.join(map(str, size))}, by batch"
+    table = Table("stage", "trained", "frozen", *map(str, BATCHES), title=title)
+    rows = {(need.stage, need.switched): need for need in needs}
+    for (stage, switched), need in rows.items():
+        values = [
+            f"{other.on_device / GIB:.1f}"
+            for other in needs
+            if (other.stage, other.switched) == (stage, switched)
+        ]
+        name = f"{stage}, checkpointing" if switched else stage
+        table.add_row(name, f"{need.trained / 1e6:.0f} M", f"{need.frozen / 1e6:.0f} M", *values)
+    console.print(table)
+    for row in advice:
+        batch, switch = row["batch"], row["switch"]
+        with_switch = f" with --{switch}" if switch else ""
+        said = "does not fit" if batch is None else f"batch {batch}{with_switch}; more by accumulation"
+        print(f"{row['card_gib']} GB, {row['stage']}: {said}")
+    print(
+        "An estimate: weights, average, optimiser, activations and gradients, and 10 % and 1 GB for the rest;"
+    )
+    print("stage 1 without its perceptual network.")

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a training step takes, found without taking it.
+
+The networks are made of tensors that have a shape and no content. A forward and a backward pass are walked
+through with them, and what is alive at any moment is added up. Weights, their average and Adam's two moments
+stand beside it. A GPU needs more: its context, the convolutions' workspace and what the allocator cannot use;
+`Need.on_device` allows for these.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ldae.diffusion.model import GuidedDiffusion, LatentDenoiser
+from ldae.diffusion.prediction import add_noise
+from ldae.diffusion.schedule import Schedule
+from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
+from ldae.nets.backbones import BackboneConfig
+from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.nets.unet import UNet, UNetConfig
+
+WEIGHT_BYTES = 16
+"""Of a trained weight beside its gradient: itself, its average, and Adam's two moments, float32 each."""
+ALLOWANCE = 1.1
+CONTEXT_BYTES = 10**9
+LEVEL = 500
+
+Settings = Mapping[str, Any]
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive, and remembers the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and note what comes out."""
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return out
+
+    def _note(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        size = int(storage.nbytes())
+        self._known.add(storage)
+        weakref.finalize(storage, self._forget, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one training step of a stage takes.
+
+    Attributes:
+        stage: Kind of the stage.
+        switched: Whether activations are recomputed in the backward pass.
+        batch: Scans in a batch.
+        trained: Trained weights.
+        frozen: Frozen weights.
+        step_bytes: Most that is alive during forward and backward pass, gradients included.
+    """
+
+    stage: str
+    switched: bool
+    batch: int
+    trained: int
+    frozen: int
+    step_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """With weights, average and the optimiser's moments."""
+        return self.trained * WEIGHT_BYTES + self.frozen * 4 + self.step_bytes
+
+    @property
+    def on_device(self) -> int:
+        """With the allowance for what a GPU needs besides."""
+        return round(self.total_bytes * ALLOWANCE) + CONTEXT_BYTES
+
+
+@dataclass
+class _Built:
+    """Networks of a stage, and the loss of a batch of so many scans."""
+
+    trained: list[nn.Module]
+    frozen: list[nn.Module]
+    loss: Callable[[int], Tensor]
+
+
+def _tuples(values: Settings) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool) -> _Built:
+    config = replace(AutoencoderConfig(**_tuples(model["autoencoder"])), checkpointing=switched)
+    net = Autoencoder(config).train()
+    weights = model.get("loss", {})
+    trained: list[nn.Module] = [net]
+    discriminator = _discriminator(weights) if weights.get("adversarial", 0) else None
+    if discriminator is not None:
+        trained.append(discriminator)
+
+    def loss(batch: int) -> Tensor:
+        x = torch.rand(batch, 1, *size)
+        mean, sigma = net.encode(x)
+        found = net.decode(mean + sigma * torch.randn_like(sigma)).float()
+        total = functional.l1_loss(found, x) + mean.float().square().sum() + sigma.float().square().sum()
+        if discriminator is not None:
+            total = total + (discriminator(found)[-1].float() - 1).square().mean()
+        return total
+
+    return _Built(trained, [], loss)
+
+
+def _discriminator(weights: Settings) -> nn.Module:
+    from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+
+    net: nn.Module = PatchDiscriminator(
+        spatial_dims=3,
+        channels=weights.get("discriminator_channels", 64),
+        in_channels=1,
+        num_layers_d=weights.get("discriminator_layers", 3),
+    )
+    return net
+
+
+def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> _Built:
+    schedule = Schedule()
+    model = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=schedule, prediction="v")
+
+    def loss(batch: int) -> Tensor:
+        z0 = torch.randn(batch, *latent)
+        t, noise = torch.full((batch,), LEVEL), torch.randn(batch, *latent)
+        z = add_noise(z0, noise, schedule.signal(t, z0.ndim))
+        error: Tensor = model(z, t) - model.prediction.target(z0, noise, t)
+        return error.square().mean()
+
+    return _Built([model], [], loss)
+
+
+def _representation(
+    model: Settings, unet: Settings, *, size: tuple[int, int, int], latent: tuple[int, ...], switched: bool
+) -> _Built:
+    settings = dict(model["encoder"])
+    backbone = settings.pop("backbone")
+    arguments = dict(backbone["arguments"])
+    if backbone["path"].endswith("TimmBackbone"):
+        arguments |= {"pretrained": False, "checkpointing": switched}
+    config = SemanticConfig(**settings, backbone=BackboneConfig(backbone["path"], arguments))
+    encoder = SemanticEncoder(config, size=size).train()
+    frozen = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=Schedule(), prediction="v")
+    frozen.requires_grad_(False)
+    estimator = GradientEstimator(
+        EstimatorConfig(**model.get("estimator", {})),
+        unet=frozen.unet.config,
+        code_size=config.code_size,
+        latent_shape=(latent[1], latent[2], latent[3]),
+    )
+    guided = GuidedDiffusion(frozen, estimator)
+
+    def loss(batch: int) -> Tensor:
+        z0, t = torch.randn(batch, *latent), torch.full((batch,), LEVEL)
+        noise = torch.randn(batch, *latent)
+        z = add_noise(z0, noise, guided.schedule.signal(t, z0.ndim))
+        y = encoder(torch.rand(batch, 1, *size))
+        error: Tensor = guided(z, t, y) - guided.prediction.target(z0, noise, t)
+        return error.square().mean()
+
+    return _Built([encoder, estimator], [frozen], loss)
+
+
+def _count(modules: list[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def measure_need(
+    stage: str,
+    models: Mapping[str, Settings],
+    *,
+    size: tuple[int, int, int],
+    batch: int,
+    switched: bool = False,
+    half: bool = True,
+) -> Need:
+    """What one training step of a stage takes.
+
+    Args:
+        stage: "autoencoder", "denoiser" or "representation".
+        models: The model's arguments of each stage's configuration, by stage.
+        size: Sides of the scans, in voxels.
+        batch: Scans in a batch.
+        switched: Recompute activations in the backward pass, of the autoencoder or of timm's backbones.
+        half: Compute in bf16 where autocast does.
+    """
+    with FakeTensorMode():
+        built = _build(stage, models, size=size, switched=switched)
+        counter = LiveBytes()
+        with counter, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = built.loss(batch)
+        with counter:
+            loss.backward()
+    return Need(stage, switched, batch, _count(built.trained), _count(built.frozen), counter.peak)
+
+
+def _build(
+    stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool
+) -> _Built:
+    autoencoder = AutoencoderConfig(**_tuples(models["autoencoder"]["autoencoder"]))
+    channels = 1 if autoencoder.identity else autoencoder.latent_channels
+    latent = (channels, *(side // autoencoder.factor for side in size))
+    if stage == "autoencoder":
+        return _autoencoder(models["autoencoder"], size=size, switched=switched)
+    unet = models["denoiser"]["unet"]
+    if stage == "denoiser":
+        return _denoiser(unet, latent=latent)
+    return _representation(models["representation"], unet, size=size, latent=latent, switched=switched)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisation over the scans of all processes that train together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def process_count() -> int:
+    """Number of processes that train together, 1 outside of such a training."""
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch normalisation that takes mean and variance over all processes, each with as many scans.
+
+    Outside of distributed training it is torch's own, and its weights have the same names. torch's
+    SyncBatchNorm does the same, but on GPUs only.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any number of axes after the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] to the same shape."""
+        ranks = process_count()
+        if not self.training or ranks == 1:
+            out: Tensor = super().forward(x)
+            return out
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1, *(1 for _ in axes[1:])]
+        values = x.float()
+        mean = all_reduce(values.mean(axes)) / ranks
+        offsets = values - mean.view(shape)
+        variance = all_reduce(offsets.square().mean(axes)) / ranks
+        self._remember(mean.detach(), variance.detach(), count=ranks * x.numel() // x.shape[1])
+        normalised = offsets * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
+        """Take a batch into the running statistics, its variance without bias."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked += 1
+
+
+def share_batch_norms(module: nn.Module) -> nn.Module:
+    """Replace every batch normalisation inside a module by a shared one of the same weights, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            shared = SharedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
+            shared.load_state_dict(child.state_dict())
+            setattr(module, name, shared)
+        else:
+            share_batch_norms(child)
+    return module
