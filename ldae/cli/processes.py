@@ -18,7 +18,7 @@ PATIENCE = 4.0
 
 def is_first() -> bool:
     """Whether this process writes and speaks for all; known before there is a trainer."""
-    return not rank_zero_only.rank
+    return not rank_zero_only.rank  # type: ignore[attr-defined]
 
 
 @contextmanager

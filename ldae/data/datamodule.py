@@ -93,8 +93,9 @@ class _CohortDataModule(LightningDataModule):
         self._resumed = state_dict["epoch"], state_dict["seen"]
 
     def prepare_data(self) -> None:
-        """Fill the cache in one process, before the others look; what is wrong is said once."""
-        self.setup()
+        """Fill the cache in the first of several processes, before the others look; faults are said once."""
+        if self._place[1] > 1:
+            self.setup("fit")
 
     @property
     def _place(self) -> tuple[int, int]:

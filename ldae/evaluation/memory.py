@@ -39,11 +39,11 @@ LEVEL = 500
 Settings = Mapping[str, Any]
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are alive, and remembers the most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -220,7 +220,7 @@ def measure_need(
         with counter, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = built.loss(batch)
         with counter:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
     return Need(stage, switched, batch, _count(built.trained), _count(built.frozen), counter.peak)
 
 

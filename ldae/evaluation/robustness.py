@@ -13,14 +13,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from ldae.data.artefact import sha256_json
+from ldae.data.target import DEFAULT_CLASSES, is_number
 from ldae.errors import InputError
 from ldae.evaluation.attacks import APGD_STEPS, PGD_STEPS
 from ldae.evaluation.codes import pipeline_folder
 from ldae.evaluation.default_head import CHOSEN, NAME, choose_head, judge_heads
-from ldae.evaluation.head_choice import LINEAR, POSITIVE, is_number
+from ldae.evaluation.head_choice import LINEAR
 from ldae.evaluation.material import Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.outside import FAR, NEAR, UNSEEN
-from ldae.evaluation.probes import DEFAULT_CLASSES, select_rows
+from ldae.evaluation.predictions import POSITIVE
+from ldae.evaluation.probes import select_rows
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.robust_heads import (
     ATTACKED,

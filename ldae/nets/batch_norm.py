@@ -34,11 +34,11 @@ class SharedBatchNorm(_BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *(1 for _ in axes[1:])]
         values = x.float()
-        mean = all_reduce(values.mean(axes)) / ranks
+        mean: Tensor = all_reduce(values.mean(axes)) / ranks  # type: ignore[no-untyped-call]
         offsets = values - mean.view(shape)
-        variance = all_reduce(offsets.square().mean(axes)) / ranks
+        variance: Tensor = all_reduce(offsets.square().mean(axes)) / ranks  # type: ignore[no-untyped-call]
         self._remember(mean.detach(), variance.detach(), count=ranks * x.numel() // x.shape[1])
-        normalised = offsets * (variance + self.eps).rsqrt().view(shape)
+        normalised: Tensor = offsets * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
         return normalised.to(x.dtype)
