@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
@@ -40,6 +40,7 @@ class SupervisedStage(Stage):
         ema_decay: Decay of the weight average.
         patience: Validations without a better loss after which training ends.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the network faster.
     """
 
     kind = "supervised"
@@ -56,8 +57,9 @@ class SupervisedStage(Stage):
         ema_decay: float = 0.999,
         patience: int = 10,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
-        super().__init__(run_dir=run_dir, seed=seed)
+        super().__init__(run_dir=run_dir, seed=seed, compiled=compiled)
         self.name = name
         self.network_config = network or NetworkConfig()
         self.optimiser_config = optimiser or OptimiserConfig(lr=1e-4)
@@ -149,7 +151,7 @@ class SupervisedStage(Stage):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One batch {"volume": [B, 1, X, Y, Z], "label": [B]}."""
         loss = self.loss(self.net(batch["volume"]).float(), batch["label"])
-        self.log("train/loss", loss.detach(), batch_size=len(batch["label"]), prog_bar=True)
+        self.log("train/loss", loss.detach(), batch_size=len(batch["label"]), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
@@ -167,6 +169,10 @@ class SupervisedStage(Stage):
             self.best_loss.copy_(loss)
             self.best_epoch.fill_(self.current_epoch)
             self.best.load_state_dict(self.ema.module.state_dict())
+
+    def networks(self) -> list[nn.Module]:
+        """What `compiled` compiles."""
+        return [self.net]
 
     def export(self, folder: Path) -> str:
         """Write the best averaged weights; those of the end where nothing was validated."""
@@ -202,6 +208,7 @@ class ClassificationStage(SupervisedStage):
         ema_decay: Decay of the weight average.
         patience: Validations without a better loss after which training ends.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the network faster.
     """
 
     weight: Tensor
@@ -217,6 +224,7 @@ class ClassificationStage(SupervisedStage):
         ema_decay: float = 0.999,
         patience: int = 10,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
         super().__init__(
             run_dir=run_dir,
@@ -226,6 +234,7 @@ class ClassificationStage(SupervisedStage):
             ema_decay=ema_decay,
             patience=patience,
             seed=seed,
+            compiled=compiled,
         )
         self.class_weights = class_weights
 
@@ -287,6 +296,7 @@ class RegressionStage(SupervisedStage):
         ema_decay: Decay of the weight average.
         patience: Validations without a better loss after which training ends.
         seed: Seed of every random draw.
+        compiled: Let torch.compile make the network faster.
     """
 
     @property
