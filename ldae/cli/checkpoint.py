@@ -132,8 +132,9 @@ class EpochCheckpoint(Checkpoint):
 
 
 def _can_go_on_within_epoch(trainer: Trainer) -> bool:
-    """Whether a sampler can leave out what was seen; that of several processes ends with the epoch."""
-    return isinstance(getattr(trainer.train_dataloader, "sampler", None), EpochSampler)
+    """Whether the sampler can leave out what was seen; several processes end with the epoch, together."""
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    return trainer.world_size == 1 and isinstance(sampler, EpochSampler)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -108,3 +108,15 @@ def test_a_lock_that_nobody_signed_is_taken(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("{")
     with held(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+@pytest.mark.parametrize("verb", ["latents", "embed"])
+def test_parts_of_a_cohort_are_written_beside_each_other(verb: str, tmp_path: Path) -> None:
+    from importlib import import_module
+
+    from ldae.cli.main import _parse
+
+    module = import_module(f"ldae.cli.verbs.{verb}")
+    needed = ["--pipeline", "p"] if verb == "embed" else []
+    assert module.writes(_parse(module, verb=verb, words=needed)) is not None
+    assert module.writes(_parse(module, verb=verb, words=[*needed, "--shard", "1/2"])) is None

@@ -37,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def writes(args: argparse.Namespace) -> Path:
-    """The folder that no other command may write meanwhile."""
-    folder: Path = args.out
-    return folder
+def writes(args: argparse.Namespace) -> Path | None:
+    """The folder that no other command may write meanwhile; parts are written beside each other."""
+    return None if args.shard else args.out
 
 
 def run(args: argparse.Namespace) -> int:

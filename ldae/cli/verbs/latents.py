@@ -23,10 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def writes(args: argparse.Namespace) -> Path:
-    """The folder that no other command may write meanwhile."""
-    folder: Path = args.run_dir / "latents"
-    return folder
+def writes(args: argparse.Namespace) -> Path | None:
+    """The folder that no other command may write meanwhile; parts are written beside each other."""
+    return None if args.shard else args.run_dir / "latents"
 
 
 def run(args: argparse.Namespace) -> int:
