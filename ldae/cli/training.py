@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +48,7 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
         with _possible(None), ending_together(cli.trainer):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return
-    # the first process holds the folder for those that it starts
-    with held(cli.run_dir, part=cli.stage.kind) if is_first() else nullcontext():
+    with held(cli.run_dir, part=cli.stage.kind):
         state, fresh = _begin(cli, request=request)
         if not fresh and is_complete(cli.run_dir, state):
             if is_first():

@@ -37,13 +37,14 @@ def held(folder: str | Path, *, part: str = "") -> Iterator[None]:
         StorageError: The folder cannot be made.
     """
     folder = Path(os.path.abspath(folder))
-    path = folder / (f".{part}.lock" if part else ".lock")
+    place = folder / part
+    path = place.with_name(f".{place.name}.lock") if part else folder / ".lock"
     if path in _held or any(os.environ.get(rank, "0") != "0" for rank in RANKS):
         yield
         return
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    made = [parent for parent in path.parents if not parent.exists()]
     with opening(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         stream = _lock(path)
     _held.add(path)
     try:

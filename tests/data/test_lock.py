@@ -50,6 +50,13 @@ def test_a_second_writer_is_refused_with_the_first_one_s_process(
     assert (out / ".lock").is_file()
 
 
+def test_a_part_within_a_part_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with held(run, part="baselines/age-cnn"), held(run, part="baselines/age-encoder"), held(run):
+        assert (run / "baselines" / ".age-cnn.lock").is_file()
+    assert not run.exists()
+
+
 def test_a_command_is_refused(
     tmp_path: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
