@@ -15,16 +15,20 @@ class ExponentialAverage(nn.Module, Generic[ModuleT]):
     """Weights averaged as m_1 = w_1, m_n = decay m_{n-1} + (1 - decay) w_n.
 
     Call `update` once per optimiser step. Buffers, such as the running statistics of a whitening layer, are
-    copied, not averaged.
+    copied unless they are asked to be averaged.
 
     Args:
         module: The module in training.
         decay: Weight of the past, 0..1.
+        buffers: Average buffers too: running statistics of batch normalisation that follow the weights in
+            training do not suit averaged ones.
     """
 
-    def __init__(self, module: ModuleT, *, decay: float) -> None:
+    def __init__(self, module: ModuleT, *, decay: float, buffers: bool = False) -> None:
         super().__init__()
-        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(  # type: ignore[no-untyped-call]
+            module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=buffers
+        )
         self.average.requires_grad_(False).eval()
 
     def update(self, module: ModuleT) -> None:

@@ -123,7 +123,7 @@ class SupervisedStage(Stage):
             torch.manual_seed(self.seed)
             size = self.datamodule.spec.size
             self.net = make_network(self.network_config, size=size, outputs=self.outputs)
-        self.ema = ExponentialAverage(self.net, decay=self.ema_decay)
+        self.ema = ExponentialAverage(self.net, decay=self.ema_decay, buffers=True)
         self.best = deepcopy(self.net).requires_grad_(False)
 
     def configure_callbacks(self) -> list[Callback]:

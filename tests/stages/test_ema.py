@@ -30,6 +30,17 @@ def test_buffers_are_copied_not_averaged() -> None:
     torch.testing.assert_close(average.module[0].running_var, norm[0].running_var, rtol=0, atol=0)
 
 
+def test_buffers_are_averaged_where_that_is_asked() -> None:
+    norm = nn.BatchNorm1d(1, affine=False, momentum=1.0)
+    average = ExponentialAverage(norm, decay=0.9, buffers=True)
+    for value in (0.0, 1.0, 3.0):
+        norm(value + torch.tensor([[-1.0], [1.0]]))
+        average.update(norm)
+    # 0, then 0.9 * 0 + 0.1 * 1, then 0.9 * 0.1 + 0.1 * 3
+    torch.testing.assert_close(average.module.running_mean, torch.tensor([0.39]))
+    torch.testing.assert_close(average.module.running_var, torch.tensor([2.0]))
+
+
 def test_average_stays_in_eval_mode_and_takes_no_gradient() -> None:
     parent = nn.Module()
     parent.average = ExponentialAverage(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), decay=0.9)
