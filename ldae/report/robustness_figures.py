@@ -152,7 +152,7 @@ def _ranked(table: pd.DataFrame, metrics: Sequence[str], *, title: str) -> Figur
             _intervals(axis, rows, metric)
             axis.set_xlabel(TITLES[metric])
         axes[0].set_yticks(range(len(heads)), [NAMES.get(head, head) for head in heads])
-        axes[0].set_title(title)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
         if metrics == ["auroc"]:
             axes[0].axvline(0.5, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
             axes[0].set_xlim(min(0.0, float(rows["auroc_low"].min()) - 0.02), 1.02)
