@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from ldae.data.artefact import atomic_path
 from ldae.evaluation.corruptions import CORRUPTIONS
@@ -123,7 +124,9 @@ def _graded(table: pd.DataFrame, *, title: str, unit: str) -> Figure:
                 axis.plot(range(len(own)), own[metric], **_style(head, place))
                 axis.set_xticks(range(len(own)), label)
             if metric == LOSS and table[LOSS].max() > 3:
-                axis.set_yscale("log")
+                axis.set_yscale("log", subs=(2, 5))
+                axis.yaxis.set_major_formatter(ScalarFormatter())
+                axis.yaxis.set_minor_formatter(ScalarFormatter())
             axis.set(xlabel=unit, ylabel=TITLES[metric])
         axes[0].set_title(title)
         handles = [
