@@ -65,7 +65,7 @@ class Plan:
 
 
 QUICK = Plan(
-    heads=(LINEAR, "tempered", "mlp", "evidential", DEPTH_ENSEMBLE, LADINE),
+    heads=(LINEAR, "evidential", DEPTH_ENSEMBLE, LADINE),
     seeds=1,
     attacked=6,
     eps=(8 / 255,),

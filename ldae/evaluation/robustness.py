@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ldae import __version__
 from ldae.data.artefact import sha256_json
 from ldae.data.target import DEFAULT_CLASSES, is_number
 from ldae.errors import InputError
@@ -127,7 +128,7 @@ def open_bench(scans: ScanSet, material: Material, *, target: str, plan: Plan, s
     """The benchmark over opened scans; arguments as for `evaluate_robustness`."""
     parts, classes = scan_parts(scans.frame, target=target, plan=plan, seed=seed)
     covered = {name: value for name, value in asdict(plan).items() if name not in ("heads", "seeds")}
-    mark = sha256_json([list(parts[TRAIN]["key"]), covered, list(classes), target])[:12]
+    mark = sha256_json([__version__, list(parts[TRAIN]["key"]), covered, list(classes), target])[:12]
     root = pipeline_folder(material.out / CELLS, pipeline=scans.pipeline.sha256, name=mark)
     codes = ShiftedCodes(
         scans=scans,
@@ -293,7 +294,7 @@ class Bench:
             theirs = [self.answers.said(head, shift, seed=seed) for seed in self.seeds]
             doubts = [name for name in own[0].columns if name.startswith("u_") and "_" not in name[2:]]
             doubts.append(f"u_{COMMON_DOUBT}")
-            main = next(name for name in OWN_DOUBTS if f"u_{name}" in own[0].columns)
+            main = _own_doubt(own[0])
             for doubt in doubts:
                 scores = outside_scores(
                     [table[doubt].to_numpy() for table in own],
@@ -356,6 +357,12 @@ class Bench:
             for place, name in enumerate(self._classes):
                 base[f"{head}_p_{name}"] = np.mean([one.chances[:, place] for one in answers], axis=0)
         return base
+
+
+def _own_doubt(table: pd.DataFrame) -> str:
+    """What a head has to say of its doubt; members that are one do not disagree."""
+    told = [name for name in OWN_DOUBTS if f"u_{name}" in table.columns]
+    return next(name for name in told if np.ptp(table[f"u_{name}"]) > 0 or name == told[-1])
 
 
 def _named(shift: Shift) -> Row:

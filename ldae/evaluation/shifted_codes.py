@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,8 +115,7 @@ class ShiftedCodes:
             limits = {"steps": self.steps[attack]} if attack in self.steps else {}
             device = self.scans.pipeline.networks.device
             given = volumes.to(device)
-            # oneDNN has no fast gradient by the input of a strided convolution with one channel
-            with torch.backends.mkldnn.flags(enabled=False):
+            with _plain_convolutions():
                 return ATTACKS[attack](victim, given, labels=labels, eps=eps, seeds=seeds, **limits).cpu()
 
         return self._encoded(part, name, change)
@@ -187,6 +188,17 @@ def corrupt(
             for volume, scan in zip(volumes, names, strict=True)
         ]
     )
+
+
+@contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    """Convolutions without oneDNN, which has no fast gradient by the input of one with stride and one channel
+    (11 times slower for the demo's patches).
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration")  # told wherever these flags are touched
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _read(path: Path) -> Tensor | None:

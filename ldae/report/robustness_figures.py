@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from ldae.data.artefact import atomic_path
 from ldae.evaluation.corruptions import CORRUPTIONS
@@ -123,7 +124,9 @@ def _graded(table: pd.DataFrame, *, title: str, unit: str) -> Figure:
                 axis.plot(range(len(own)), own[metric], **_style(head, place))
                 axis.set_xticks(range(len(own)), label)
             if metric == LOSS and table[LOSS].max() > 3:
-                axis.set_yscale("log")
+                axis.set_yscale("log", subs=(2, 5))
+                axis.yaxis.set_major_formatter(ScalarFormatter())
+                axis.yaxis.set_minor_formatter(ScalarFormatter())
             axis.set(xlabel=unit, ylabel=TITLES[metric])
         axes[0].set_title(title)
         handles = [
@@ -152,7 +155,7 @@ def _ranked(table: pd.DataFrame, metrics: Sequence[str], *, title: str) -> Figur
             _intervals(axis, rows, metric)
             axis.set_xlabel(TITLES[metric])
         axes[0].set_yticks(range(len(heads)), [NAMES.get(head, head) for head in heads])
-        axes[0].set_title(title)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
         if metrics == ["auroc"]:
             axes[0].axvline(0.5, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
             axes[0].set_xlim(min(0.0, float(rows["auroc_low"].min()) - 0.02), 1.02)
