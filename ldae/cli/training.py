@@ -124,7 +124,7 @@ def _save_config(cli: StageCLI) -> None:
 
 
 def _finish(cli: StageCLI, *, state: StageState) -> None:
-    """Write the component, and after stage 3 the pipeline."""
+    """Write the component, after stage 3 the pipeline, and bring a code sampler to the pipeline."""
     stage = cli.stage
     cli.model.export(stage.artefact.parent)
     written = [stage.artefact]
@@ -132,6 +132,14 @@ def _finish(cli: StageCLI, *, state: StageState) -> None:
         from ldae.pipeline.assemble import assemble_pipeline
 
         folder = assemble_pipeline(cli.run_dir, cohort=cli.cohort, progress=show_progress())
-        written.append(folder / "model_index.json")
+        # not the index, to which a code sampler is added later
+        written.append(folder / "statistics" / "config.json")
+        print(f"Wrote {folder}")
+    elif stage.kind == "code_sampler":
+        from ldae.pipeline.assemble import add_code_sampler
+
+        folder = add_code_sampler(cli.run_dir, cli.run_dir / "pipeline")
+        written.append(folder / "code_sampler" / "config.json")
+        print(f"Wrote {folder}")
     state.outputs = output_hashes(cli.run_dir, written)
-    print(f"Wrote {' and '.join(str(path.parent) for path in written)}")
+    print(f"Wrote {stage.artefact.parent}")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from ldae.data.artefact import (
     Component,
     atomic_path,
     component_sha256,
+    pipeline_sha256,
     read_json,
     sha256_file,
-    sha256_json,
     write_json,
 )
 from ldae.errors import CheckpointError
@@ -30,8 +29,10 @@ MADE_BY = {
     "denoiser": "python run_cli.py fit --config ldae_pretrain.yaml",
     "representation": "python run_cli.py fit --config ldae_repr_learn.yaml",
     "statistics": "python run_cli.py assemble",
+    "code_sampler": "python run_cli.py fit --config code_sampler.yaml",
 }
-NETWORKS = ("autoencoder", "denoiser", "representation")
+OPTIONAL = ("code_sampler",)
+REQUIRED = MADE_BY.keys() - OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,6 @@ class PipelineIndex:
         return pipeline_sha256(self.components)
 
 
-def pipeline_sha256(components: Mapping[str, str]) -> str:
-    """Hash of a pipeline from the sha256 of its components; only the networks count."""
-    return sha256_json({kind: components[kind] for kind in NETWORKS})
-
-
 def read_index(folder: str | Path) -> PipelineIndex:
     """Read model_index.json.
 
@@ -76,9 +72,9 @@ def read_index(folder: str | Path) -> PipelineIndex:
     if found != CLASS_NAME:
         raise CheckpointError(f"{path} must be the index of a {CLASS_NAME}, got {found!r}.")
     components = {kind: entry["sha256"] for kind, entry in document["components"].items()}
-    missing = sorted(MADE_BY.keys() - components.keys())
+    missing = sorted(REQUIRED - components.keys())
     if missing:
-        raise CheckpointError(f"{path} must name the components {sorted(MADE_BY)}, but misses {missing}.")
+        raise CheckpointError(f"{path} must name the components {sorted(REQUIRED)}, but misses {missing}.")
     return PipelineIndex(components=components, spec=document["spec"], split=document["split"])
 
 

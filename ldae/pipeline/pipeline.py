@@ -233,6 +233,26 @@ class LDAEPipeline(Codec):
         before, *scans = self.decode([code, *moved], steps=steps)
         return [Manipulation(*parts, before) for parts in zip(scans, moved, moves, strict=True)]
 
+    def sample(
+        self, n: int = 4, *, target_class: str | None = None, seed: int = 0, steps: int = 20
+    ) -> list[Scan]:
+        """New scans: semantic codes from the code sampler, stochastic ones from noise.
+
+        Args:
+            n: How many; the first ones are the same whatever `n` is.
+            target_class: Class to draw from, such as "AD"; None draws from all.
+            seed: Another seed, other scans.
+            steps: Network calls from noise to latent, 1..T-1.
+
+        Raises:
+            FileNotFoundError: The pipeline has no code sampler; the message says what makes it.
+            InputError: `n`, `seed` or the class is not allowed.
+        """
+        from ldae.pipeline.sampling import draw_codes
+
+        codes = draw_codes(self, n, target_class=target_class, seed=seed)
+        return self.decode(codes, steps=steps)
+
     def embed(
         self,
         scans: pd.DataFrame | str | Path | Sequence[str | Path],

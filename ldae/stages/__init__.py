@@ -8,6 +8,7 @@ from typing import Any
 
 _ROOMS = {
     "AutoencoderStage": "ldae.stages.autoencoder",
+    "CodeSamplerStage": "ldae.stages.code_sampler",
     "DenoiserStage": "ldae.stages.denoiser",
     "RepresentationStage": "ldae.stages.representation",
 }
