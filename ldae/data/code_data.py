@@ -13,12 +13,19 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldae.data.artefact import CONFIG_NAME, NETWORKS, component_sha256, pipeline_sha256, read_json
+from ldae.data.artefact import (
+    CONFIG_NAME,
+    NETWORKS,
+    component_sha256,
+    pipeline_sha256,
+    read_json,
+    sha256_file,
+)
 from ldae.data.datamodule import Batch, EpochSampler
-from ldae.data.embeddings import code_array, read_embeddings
+from ldae.data.embeddings import check_embeddings, code_array, read_embeddings
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import check_split
-from ldae.errors import CheckpointError, InputError
+from ldae.errors import InputError
 
 EMBEDDINGS = "embeddings.parquet"
 TRAINED, VALIDATED = "train", "val"
@@ -44,6 +51,7 @@ class CodeDataModule(LightningDataModule):
         classes: Classes of the training scans by name; the label of the first is 1.
         spec: Preprocessing of the scans.
         split_hash: Hash of their split.
+        embeddings_sha256: Hash of the embeddings file.
 
     Args:
         run_dir: Folder of the run, with its embeddings.parquet.
@@ -55,6 +63,7 @@ class CodeDataModule(LightningDataModule):
     classes: tuple[str, ...]
     spec: PreprocessingSpec
     split_hash: str
+    embeddings_sha256: str
 
     def __init__(
         self,
@@ -80,7 +89,8 @@ class CodeDataModule(LightningDataModule):
                 f"ldae embed --pipeline {self.run_dir / 'pipeline'} --cohort CSV --out {self.run_dir}"
             )
         frame = read_embeddings(path)
-        self._check(frame, path)
+        self._check(frame)
+        self.embeddings_sha256 = sha256_file(path)
         self.split_hash = frame.attrs["split"]
         self.spec = PreprocessingSpec.from_dict(
             read_json(self.run_dir / "representation" / CONFIG_NAME)["spec"]
@@ -89,14 +99,10 @@ class CodeDataModule(LightningDataModule):
         for split in (TRAINED, VALIDATED):
             self.datasets[split] = self._dataset(frame[frame["split"] == split], split=split, path=path)
 
-    def _check(self, frame: pd.DataFrame, path: Path) -> None:
+    def _check(self, frame: pd.DataFrame) -> None:
         check_split(frame)
         own = pipeline_sha256({kind: component_sha256(self.run_dir / kind) for kind in NETWORKS})
-        if frame.attrs["pipeline"] != own:
-            raise CheckpointError(
-                f"{path} was made by pipeline {frame.attrs['pipeline'][:12]}, but {self.run_dir} holds "
-                f"pipeline {own[:12]}. Run again: ldae embed"
-            )
+        check_embeddings(frame, pipeline=own, folder=self.run_dir)
 
     def _classes(self, frame: pd.DataFrame, path: Path) -> tuple[str, ...]:
         if self.condition is None:

@@ -83,6 +83,20 @@ def read_embeddings(path: str | Path) -> pd.DataFrame:
     return frame
 
 
+def check_embeddings(frame: pd.DataFrame, *, pipeline: str, folder: str | Path) -> None:
+    """Stop when an embeddings table was made by another pipeline than the one with this sha256.
+
+    Raises:
+        CheckpointError: With both hashes.
+    """
+    found = frame.attrs["pipeline"]
+    if found != pipeline:
+        raise CheckpointError(
+            f"{frame.attrs['path']} was made by pipeline {found[:12]}, but {folder} holds pipeline "
+            f"{pipeline[:12]}. Run again: ldae embed"
+        )
+
+
 def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
     """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
     import pyarrow

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ldae.data.artefact import NETWORKS, component_sha256, save_component
-from ldae.diffusion.code_sampler import CodeSampler, measure_codes
+from ldae.diffusion.code_sampler import CodeAxes, CodeSampler, measure_codes
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
 from ldae.errors import InputError
 from ldae.nets.code_denoiser import UNKNOWN, CodeDenoiser, CodeDenoiserConfig
@@ -28,13 +28,13 @@ class CodeSamplerStage(Stage):
     """Trains the code sampler; exports the average whose validation loss was the lowest.
 
     A few hundred codes are soon learned by heart, and what is learned by heart is drawn again: the validation
-    loss says when to stop, and the Gaussian's loss beside it whether there was anything to learn.
+    loss says when to stop, and that of the classes' Gaussians beside it whether there was anything to learn.
 
     Args:
         run_dir: Folder of the run.
         network: Size of the MLP.
         schedule: Noise schedule.
-        variance: Share of the codes' variance whose principal axes are kept.
+        variance: Share of the codes' variance within classes whose principal axes are kept.
         unlabelled: Share of training codes whose class is not told, so that codes of no given class can be
             drawn (arXiv 2207.12598).
         draws: Noise levels drawn for each code of a batch.
@@ -77,7 +77,7 @@ class CodeSamplerStage(Stage):
         """Find the principal axes of the training codes and build the network for them."""
         if hasattr(self, "sampler"):
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         train = data.datasets["train"]
         axes = measure_codes(train.codes, train.labels, classes=len(data.classes), variance=self.variance)
         with torch.random.fork_rng():
@@ -109,30 +109,24 @@ class CodeSamplerStage(Stage):
         t = torch.randint(len(self.schedule), (len(codes),), device=codes.device)
         noise = torch.randn(len(codes), self.sampler.size, device=codes.device)
         label = torch.where(told, label, UNKNOWN)
-        loss = self.sampler.error(self.sampler.network, codes, t=t, noise=noise, label=label).mean()
+        loss = self.sampler.errors(self.sampler.network, codes, t=t, noise=noise, label=label)[0].mean()
         self.log("train/loss", loss.detach(), batch_size=len(codes), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The average's loss at levels spread evenly, class told and not, beside the Gaussian's."""
+        """The average's loss at even levels, class told and not, beside that of the classes' Gaussians."""
         codes, label = (batch[name].repeat_interleave(VALIDATION_LEVELS, 0) for name in ("code", "label"))
         generator = torch.Generator().manual_seed(self.seed + batch_index)
         noise = torch.randn((len(codes), self.sampler.size), generator=generator).to(codes)
         levels = torch.linspace(0, len(self.schedule) - 1, VALIDATION_LEVELS, device=codes.device)
         t = levels.round().long().repeat(len(batch["code"]))
-        average = self.ema.module
-        told = self.sampler.error(average, codes, t=t, noise=noise, label=label).mean()
-        unknown = torch.full_like(label, UNKNOWN)
-        free = self.sampler.error(average, codes, t=t, noise=noise, label=unknown).mean()
-        gaussians = [
-            self.sampler.gaussian_error(codes, t=t, noise=noise, label=one).mean() for one in (label, unknown)
-        ]
-        values = {
-            "val/loss": (told + free) / 2,
-            "val/loss_class": told,
-            "val/loss_no_class": free,
-            "val/gaussian": (gaussians[0] + gaussians[1]) / 2,
+        found = {
+            name: self.sampler.errors(self.ema.module, codes, t=t, noise=noise, label=told)
+            for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN)))
         }
+        values = {f"val/loss_{name}": errors[0].mean() for name, errors in found.items()}
+        values["val/loss"] = torch.stack(list(values.values())).mean()
+        values["val/gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
         self.log_dict(values, batch_size=len(codes), prog_bar=True, sync_dist=True)
         # all validation codes are one batch; the check before the training counts, which judges the Gaussian
         if values["val/loss"] < self.best_loss:
@@ -142,7 +136,7 @@ class CodeSamplerStage(Stage):
 
     def export(self, folder: Path) -> str:
         """Write the best average with the principal axes, the schedule and the classes."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.datamodule
         validated = bool(torch.isfinite(self.best_loss))
         network = self.best if validated else self.ema.module
         tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -155,15 +149,13 @@ class CodeSamplerStage(Stage):
                 "condition": data.condition,
                 "classes": list(self.sampler.classes),
             },
-            tensors={
-                **tensors,
-                "mean": self.sampler.mean,
-                "axes": self.sampler.axes,
-                "centres": self.sampler.centres,
-            },
+            tensors={**tensors, **{name: getattr(self.sampler, name) for name in CodeAxes._fields}},
             spec=data.spec.to_dict(),
             split=data.split_hash,
-            parents={kind: component_sha256(self.run_dir / kind) for kind in NETWORKS},
+            parents={
+                **{kind: component_sha256(self.run_dir / kind) for kind in NETWORKS},
+                "embeddings": data.embeddings_sha256,
+            },
             extra={
                 "codes": len(data.datasets["train"]),
                 "loss": float(self.best_loss) if validated else None,

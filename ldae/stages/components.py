@@ -117,7 +117,7 @@ def load_code_sampler(folder: Path) -> tuple[CodeSampler, Component]:
     """The code sampler of a component folder, in eval mode."""
     component = load_component(folder, "code_sampler")
     config, tensors = component.config, component.tensors
-    axes = CodeAxes(tensors["mean"], tensors["axes"], tensors["centres"])
+    axes = CodeAxes(*(tensors[name] for name in CodeAxes._fields))
     network = CodeDenoiser(
         CodeDenoiserConfig(**config["network"]), size=axes.axes.shape[1], classes=len(config["classes"])
     )

@@ -20,6 +20,9 @@ FORMS = {
     **{name: [f"{name}.yaml"] for name in NAMES},
     **{f"published/{name}": [f"{name}.yaml", f"published/{name}.yaml"] for name in NAMES},
     **{f"demo/{name}": [f"demo/{name}.yaml"] for name in NAMES},
+    # not a part of the published method
+    "code_sampler": ["code_sampler.yaml"],
+    "demo/code_sampler": ["demo/code_sampler.yaml"],
 }
 PUBLISHED_SIZED = [form for form in FORMS if not form.startswith("demo/")]
 MISSING = {
@@ -56,6 +59,10 @@ SMALL = {
         "data.init_args.batch_size": "4",
         "data.init_args.num_workers": "0",
     },
+    "code_sampler": {
+        "model.init_args.network.width": "8",
+        "data.init_args.batch_size": "4",
+    },
 }
 
 
@@ -90,7 +97,7 @@ def overrides(form: str) -> list[str]:
 
 
 def test_no_config_is_left_out() -> None:
-    stages = {path for path in CONFIGS.rglob("*.yaml") if path.stem in NAMES}
+    stages = {path for path in CONFIGS.rglob("*.yaml") if path.stem in (*NAMES, "code_sampler")}
     assert stages == {CONFIGS / config for configs in FORMS.values() for config in configs}
 
 
