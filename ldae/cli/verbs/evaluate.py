@@ -21,6 +21,7 @@ NAMES = {
     "counterfactual": "whether the anatomy follows the target",
     "interpolation": "whether the middle of three visits lies between the outer two",
     "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
+    "sampling": "whether drawn scans are like real ones, as various, and not copies",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
 OPTIONS = {
@@ -30,6 +31,7 @@ OPTIONS = {
     "counterfactual": (*SAMPLING, "hold", "thorough"),
     "interpolation": (*SAMPLING, "thorough"),
     "calibration": ("split", "by"),
+    "sampling": ("split", "decode_steps", "solver", "limit"),
 }
 HEADED = ("counterfactual", "calibration")
 SWEEP = "solvers"
