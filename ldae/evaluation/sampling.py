@@ -257,7 +257,9 @@ def _findings(drawn: list[Drawn], trial: Trial) -> Findings:
         "components": int(reference.components.n_components_),
         "training_scans": len(trial.train),
     }
-    return Findings(values, pd.DataFrame(rows), scans, counts, notes=_notes(trial, trained))
+    return Findings(
+        values, pd.DataFrame(rows), scans, counts, notes=_notes(trial, probed="auc" in judged[0][1])
+    )
 
 
 def _spread(found: dict[str, Any]) -> dict[str, Any]:
@@ -271,9 +273,9 @@ def _spread(found: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _notes(trial: Trial, trained: dict[str, Any]) -> list[str]:
+def _notes(trial: Trial, *, probed: bool) -> list[str]:
     number = len(trial.beside)
     notes = [f"Every figure but the AUC depends on the number of scans, {number}: compare rows, not papers."]
-    if not trained:
-        notes.append("No probe: it needs two classes with ten training scans and one held-out scan each.")
+    if not probed:
+        notes.append("No probe of these scans: it needs ten of each of two classes.")
     return notes

@@ -128,7 +128,7 @@ def test_a_trained_network_learns_what_is_not_gaussian() -> None:
         learned.mean().backward()
         optimiser.step()
     assert learned.mean() < gaussian.mean()
-    drawn = sampler.draw(torch.randn(3000, 2, generator=generator(11)), labels[:3000])
+    drawn = sampler.draw(torch.randn(1500, 2, generator=generator(11)), labels[:1500], steps=50)
     small = drawn[:, 0] < -2
     assert float(small.float().mean()) == pytest.approx(0.3, abs=0.05)
     torch.testing.assert_close(drawn[small].mean(0), torch.tensor([-4.0, 0]), rtol=0, atol=0.2)

@@ -60,7 +60,7 @@ def test_rows_and_figures(sampled: Path) -> None:
     # five scans are too few for a probe, but the training scans are not
     assert "sampler_auc" not in values
     assert 0 <= values["training_auc"] <= 1
-    assert any("ten training scans" in note for note in result["notes"])
+    assert any("ten of each of two classes" in note for note in result["notes"])
 
 
 def test_the_nearest_training_scan_of_each(sampled: Path) -> None:

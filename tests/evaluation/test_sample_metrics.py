@@ -41,7 +41,7 @@ def test_kid_is_unbiased(shift: float) -> None:
         kernel_distance(
             normal(2 * seed, 20, 1), normal(2 * seed + 1, 20, 1) + shift, bootstrap=Bootstrap(resamples=2)
         )[0]
-        for seed in range(800)
+        for seed in range(400)
     ]
     assert np.mean(found) == pytest.approx(exact, abs=3.5 * np.std(found) / np.sqrt(len(found)))
 
