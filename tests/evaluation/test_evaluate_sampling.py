@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_sampler import add_tiny_sampler
 
 from ldae.cli.main import main
 from ldae.data.artefact import read_json
@@ -15,7 +16,6 @@ from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.drawn import Drawn, Reference, judge, judge_as_training
 from ldae.evaluation.sampling import evaluate_sampling
 
-TINY = Path(__file__).resolve().parents[1] / "tiny" / "code_sampler.yaml"
 LIMIT = 5
 ROWS = [
     ("real scans", "scan"),
@@ -34,9 +34,8 @@ ROWS = [
 def sampled(judged_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the judged run with a code sampler, and what the verb says of it."""
     run = tmp_path_factory.mktemp("sampled") / "run"
-    shutil.copytree(judged_run, run)
-    fit = ["fit", "--config", "demo/code_sampler.yaml", "--config", str(TINY), "--run_dir", str(run)]
-    assert main(fit) == 0
+    shutil.copytree(judged_run, run, ignore=shutil.ignore_patterns("cache"))
+    add_tiny_sampler(run)
     evaluate = ["evaluate", "sampling", "--run-dir", run, "--limit", LIMIT, "--decode-steps", 2]
     assert main([*map(str, evaluate), "--device", "cpu"]) == 0
     return run
