@@ -31,11 +31,13 @@ NAME = "sampling"
 # What figures of a row are called in result.json, and the row itself.
 METHODS = {
     "real": "real scans",
+    "training": "training scans",
     "decoded": "real codes",
     "gaussian": "class Gaussian",
     "sampler": "code sampler",
     "sampler_any": "code sampler, no class",
 }
+OF_SCANS = ("real", "training")
 CODE, SCAN = "code", "scan"
 
 Codes = NDArray[np.float64]  # [N, D]
@@ -60,10 +62,11 @@ def evaluate_sampling(
     """Compare drawn scans with held-out ones in the code's space, beside real scans of another split.
 
     As many are drawn as there are real ones beside them, and of the same classes: one a subject of val (of
-    test where `split` is val), as many as both splits have. What can be reached at that number is what the
+    test where `split` is val), as many as every split has. What can be reached at that number is what the
     real scans reach. Rows:
 
     - "real scans" of the other split;
+    - "training scans", which is what a perfect sampler of the training codes would draw;
     - "real codes": the codes of these, decoded from fresh noise, which shows what the decoder costs;
     - "class Gaussian": codes from the Gaussian of the training codes of the class;
     - "code sampler": codes from the sampler, told the class; and "no class", where it is not.
@@ -109,8 +112,8 @@ def evaluate_sampling(
         drawn = []
         for name, (codes, classes) in trial.draw().items():
             features = trial.whiten(codes)
-            drawn.append(Drawn(name, SCAN if name == "real" else CODE, features, classes))
-            if name != "real":
+            drawn.append(Drawn(name, SCAN if name in OF_SCANS else CODE, features, classes))
+            if name not in OF_SCANS:
                 again = trial.whiten(
                     _embed_again(trial, codes, steps=decode_steps, solver=solver, progress=progress)
                 )
@@ -137,6 +140,7 @@ class Trial:
         condition: Column of the classes that the sampler knows, or None.
         train: Rows of the training scans.
         beside: Rows of the real scans of another split, one a subject.
+        seen: Rows of training scans, one a subject, as many.
         reference: Held-out scans, as many.
         seed: Seed of whatever is drawn.
     """
@@ -146,6 +150,7 @@ class Trial:
     condition: str | None
     train: pd.DataFrame
     beside: pd.DataFrame
+    seen: pd.DataFrame
     reference: Reference
     seed: int
 
@@ -167,6 +172,7 @@ class Trial:
         anyone: Classes = (None,) * len(wanted)
         found = {
             "real": (real, wanted),
+            "training": (code_array(self.seen), self.classes(self.seen)),
             "decoded": (real, wanted),
             "gaussian": (draw_gaussian(train, self.classes(self.train), wanted=wanted, seed=seed), wanted),
             "sampler": (self._sample(wanted), wanted),
@@ -188,7 +194,7 @@ def _prepare(
     condition = component.config["condition"]
     names = (split, "test" if split == "val" else "val", "train")
     test, other, train = (frame[frame["split"] == name].reset_index(drop=True) for name in names)
-    held, beside = _as_many(test, other, limit=limit, seed=seed)
+    held, beside, seen = _as_many(test, other, train, limit=limit, seed=seed)
     whiten = pipeline.statistics.whiten
     reference = Reference(
         train=whiten(code_array(train)),
@@ -200,7 +206,7 @@ def _prepare(
         classes=_told_apart(condition, known=sampler.classes),
         seed=seed,
     )
-    return Trial(pipeline, sampler, condition, train, beside, reference, seed)
+    return Trial(pipeline, sampler, condition, train, beside, seen, reference, seed)
 
 
 def _as_many(*parts: pd.DataFrame, limit: int | None, seed: int) -> list[pd.DataFrame]:

@@ -66,7 +66,7 @@ def _cell(row: dict[Hashable, Any], column: Column) -> str:
     if not column.form:
         return UNKNOWN if pd.isna(value) else str(value)
     low, high = (row.get(f"{column.name}_{end}") for end in ("low", "high"))
-    if low is None or high is None:
+    if low is None or high is None or pd.isna(value):
         return number(value, column.form)
     return f"{number(value, column.form)} ({number(low, column.form)} to {number(high, column.form)})"
 

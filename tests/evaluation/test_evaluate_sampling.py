@@ -19,6 +19,7 @@ from ldae.evaluation.sampling import evaluate_sampling
 LIMIT = 5
 ROWS = [
     ("real scans", "scan"),
+    ("training scans", "scan"),
     ("real codes", "code"),
     ("real codes", "scan"),
     ("class Gaussian", "code"),
@@ -51,8 +52,8 @@ def test_rows_and_figures(sampled: Path) -> None:
     assert table["recall"].between(0, 1).all()
     assert (table["kid_low"] <= table["kid_high"]).all()
     values = result["values"]
-    assert values["sampler_kid"] == pytest.approx(table["kid"][6])
-    assert values["sampler_code_fid"] == pytest.approx(table["fid"][5])
+    assert values["sampler_kid"] == pytest.approx(table["kid"][7])
+    assert values["sampler_code_fid"] == pytest.approx(table["fid"][6])
     assert values["real_fid"] == pytest.approx(table["fid"][0])
     assert values["decoded_kept"] < 1
     assert values["real_kept"] is None
@@ -72,6 +73,7 @@ def test_the_nearest_training_scan_of_each(sampled: Path) -> None:
     for row in scans[scans["method"] == "real"].itertuples():
         distances = np.linalg.norm((code_array(beside)[:, None] - codes[None]) / std, axis=2)
         assert row.distance in [pytest.approx(value, rel=1e-3) for value in distances.min(1)]
+    assert scans.loc[scans["method"] == "training", "distance"].max() == pytest.approx(0, abs=1e-4)
     assert set(scans["nearest_path"]) <= set(real["path"])
     assert set(scans.loc[scans["method"] == "sampler_any", "class"].dropna()) == set()
     assert set(scans.loc[scans["method"] == "sampler", "class"]) <= {"AD", "CN", "MCI"}
