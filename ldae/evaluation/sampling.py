@@ -254,7 +254,7 @@ def _findings(drawn: list[Drawn], trial: Trial) -> Findings:
     trained = judge_as_training(
         reference.train, trial.classes(trial.train), reference=reference, subjects=subjects
     )
-    values |= {f"training_{name}": value for name, value in trained.items()}
+    values |= {f"all_training_{name}": value for name, value in trained.items()}
     scans = pd.concat([nearest_rows(one, reference) for one in drawn], ignore_index=True)
     counts = {
         "scans": len(reference.test_rows),

@@ -59,7 +59,7 @@ def test_rows_and_figures(sampled: Path) -> None:
     assert values["real_kept"] is None
     # five scans are too few for a probe, but the training scans are not
     assert "sampler_auc" not in values
-    assert 0 <= values["training_auc"] <= 1
+    assert 0 <= values["all_training_auc"] <= 1
     assert any("ten of each of two classes" in note for note in result["notes"])
 
 
