@@ -17,7 +17,7 @@ from ldae.data.stamp import is_current, write_stamp
 
 STAGES = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
 TARGETS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
-JUDGED_SAMPLES, SAMPLE_STEPS = 60, 5
+JUDGED_SAMPLES, SAMPLE_STEPS = 36, 5
 EVALUATIONS = ("reconstruction", "code", "comparison", "counterfactual", "interpolation")
 SAMPLER = "code_sampler"
 # Of a pipeline, what is written once: a code sampler is added to its index later.

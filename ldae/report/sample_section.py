@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +28,12 @@ def sample_picture(run: Run) -> Picture:
     panels, told = [], []
     for number, output in enumerate(job.outputs[:SHOWN_SAMPLES], start=1):
         panels.append(Panel(f"drawn {number}", run.viewer.drawn(output["path"])))
-        nearest = output.get(NEAREST)
-        if nearest:
-            scan = run.scans.pipeline.read(nearest["Path"])
+        nearest = _nearest(run, output)
+        if nearest is not None:
+            path, distance = nearest
+            scan = run.scans.pipeline.read(path)
             panels.append(Panel(f"nearest to {number}", np.asarray(scan.data[0].numpy())))
-            told.append(f"{number}: {scan_name(run, Path(nearest['Path']))}, at {nearest['Distance']:.1f}")
+            told.append(f"{number}: {scan_name(run, path)}, at {distance:.1f}")
     caption = (
         "Drawn scans."
         if not told
@@ -45,6 +48,16 @@ def sample_picture(run: Run) -> Picture:
         caption=caption,
         command=job.command(),
     )
+
+
+def _nearest(run: Run, output: Mapping[str, Any]) -> tuple[Path, float] | None:
+    """The nearest training scan, where the run's cohort has it now, and its distance."""
+    if NEAREST not in output:
+        return None
+    found, frame = output[NEAREST], run.scans.frame
+    same = (frame["subject"] == found["Subject"]) & (frame["session"] == found["Session"])
+    paths = frame.loc[same, "path"]
+    return None if paths.empty else (Path(paths.iloc[0]), float(found["Distance"]))
 
 
 def sampling_table(run: Run) -> Table:
