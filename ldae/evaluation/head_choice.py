@@ -13,16 +13,21 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from ldae.errors import InputError
 from ldae.heads import (
+    AugmentedProbe,
     DensityDirichletClassifier,
+    DiffusionClassifier,
     EvidentialClassifier,
     LaDiNEClassifier,
     LinearProbe,
+    NoiseAwareClassifier,
+    PurifyClassifier,
     RidgeProbe,
 )
 
 POSITIVE = "AD"
 LINEAR = "linear"
 DEPTH_HEADS = ("ladine",)
+LATENT_HEADS = ("noise-aware", "purify", "diffusion")
 
 
 class Classifier(Protocol):
@@ -56,6 +61,10 @@ HEADS: dict[str, Callable[..., Classifier]] = {
     "evidential": EvidentialClassifier,
     "hac": _hac,
     "density": DensityDirichletClassifier,
+    "noise-aware": NoiseAwareClassifier,
+    "purify": PurifyClassifier,
+    "diffusion": DiffusionClassifier,
+    "augmented": AugmentedProbe,
 }
 
 
@@ -71,6 +80,7 @@ def make_head(
     positive: str | None = None,
     seed: int = 0,
     depths: Sequence[int] | None = None,
+    latents: bool = False,
 ) -> Classifier | RidgeProbe:
     """The head of that name for a target: a ridge probe for numbers, and AD positive where it is a class.
 
@@ -80,14 +90,17 @@ def make_head(
         positive: The positive class of two.
         seed: Seed of all that is random.
         depths: Widths of the encoder's depths, for a head that takes them.
+        latents: Whether it is to be fitted on spatial latents.
 
     Raises:
-        InputError: No such head, or one that does not suit the target or depths.
+        InputError: No such head, or one that does not suit the target, depths or latents.
     """
     if name not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
     if depths is not None and name not in DEPTH_HEADS:
         raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
+    if latents and name not in LATENT_HEADS:
+        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_HEADS)} take them.")
     if is_number(target):
         if name != LINEAR:
             raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")

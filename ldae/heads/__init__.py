@@ -6,28 +6,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldae.heads.augmented import AugmentedProbe
     from ldae.heads.density import DensityDirichletClassifier
+    from ldae.heads.diffusion_classifier import DiffusionClassifier
     from ldae.heads.directions import Direction, find_step, head_output
     from ldae.heads.evidential import EvidentialClassifier
     from ldae.heads.ladine import LaDiNEClassifier
     from ldae.heads.linear import LinearProbe, RidgeProbe
+    from ldae.heads.noise_aware import NoiseAwareClassifier
+    from ldae.heads.purify import PurifyClassifier
 
 __all__ = [
+    "AugmentedProbe",
     "DensityDirichletClassifier",
+    "DiffusionClassifier",
     "Direction",
     "EvidentialClassifier",
     "LaDiNEClassifier",
     "LinearProbe",
+    "NoiseAwareClassifier",
+    "PurifyClassifier",
     "RidgeProbe",
     "find_step",
     "head_output",
 ]
 _ROOMS = {
+    "AugmentedProbe": "ldae.heads.augmented",
     "DensityDirichletClassifier": "ldae.heads.density",
+    "DiffusionClassifier": "ldae.heads.diffusion_classifier",
     "Direction": "ldae.heads.directions",
     "EvidentialClassifier": "ldae.heads.evidential",
     "LaDiNEClassifier": "ldae.heads.ladine",
     "LinearProbe": "ldae.heads.linear",
+    "NoiseAwareClassifier": "ldae.heads.noise_aware",
+    "PurifyClassifier": "ldae.heads.purify",
     "RidgeProbe": "ldae.heads.linear",
     "find_step": "ldae.heads.directions",
     "head_output": "ldae.heads.directions",

@@ -12,7 +12,18 @@ HELP = "fit a head on embeddings and measure it on held-out subjects"
 
 
 # Named here, so that --help need not load what fits them; a test compares them to the heads.
-HEADS = ("linear", "ladine", "card", "evidential", "hac", "density")
+HEADS = (
+    "linear",
+    "ladine",
+    "card",
+    "evidential",
+    "hac",
+    "density",
+    "noise-aware",
+    "purify",
+    "diffusion",
+    "augmented",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=HEADS,
         default=HEADS[0],
         help="linear probe, label diffusion ensemble (ladine; card: one member), Dirichlet heads "
-        "(evidential; hac: modulated first; density) (default: %(default)s)",
+        "(evidential; hac: modulated first; density), trained with noise (noise-aware), on purified codes "
+        "(purify), by denoising error (diffusion), linear with drawn codes for rare classes (augmented) "
+        "(default: %(default)s)",
     )
-    parser.add_argument(
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--latents",
+        action="store_true",
+        help="give noise-aware, purify or diffusion the spatial latents of `ldae latents`, not the codes",
+    )
+    given.add_argument(
         "--depths", action="store_true", help="give ladine the encoder's depths of `ldae embed --depths`"
     )
     parser.add_argument(
@@ -60,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         head=args.head,
         depths=args.depths,
+        latents=args.run_dir / "latents" if args.latents else None,
     )
     print(f"Wrote {folder}")
     return 0
@@ -67,4 +87,5 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder_name(args: argparse.Namespace) -> str:
     """The column, and the head unless it is the default."""
-    return str(args.target if args.head == HEADS[0] else f"{args.target}-{args.head}")
+    latents = "-latents" if args.latents else ""
+    return str(args.target if args.head == HEADS[0] else f"{args.target}-{args.head}") + latents
