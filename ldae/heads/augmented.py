@@ -115,18 +115,20 @@ class AugmentedProbe(DiffusionBased):
         """
         check_is_fitted(self, "diffusion_")
         places = torch.from_numpy(np.searchsorted(self.classes_, np.asarray(labels)) + 1)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((len(places), self.n_features_in_), generator=generator)
-        drawn = self.diffusion_.draw(noise, places, steps=DRAW_STEPS).double().numpy()
+        noise = np.random.default_rng(seed).standard_normal((len(places), self.n_features_in_))
+        start = torch.from_numpy(noise).float()
+        drawn = self.diffusion_.draw(start, places, steps=DRAW_STEPS).double().numpy()
         return np.asarray(drawn * self.scale_ + self.mean_)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class [N, C], columns in the order of `classes_`."""
-        return self.probe_.predict_proba(self._checked(X))
+        features = self._checked(X)
+        return self.probe_.predict_proba(features)
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code: entropy and least_confidence."""
-        return self.probe_.uncertainty(self._checked(X))
+        features = self._checked(X)
+        return self.probe_.uncertainty(features)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The fitted head as a JSON-able dictionary and named arrays."""

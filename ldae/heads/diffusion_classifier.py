@@ -124,7 +124,7 @@ class DiffusionClassifier(DiffusionBased):
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class [N, C], columns in the order of `classes_`."""
-        return np.asarray(softmax(self.factor_ * self.log_likelihoods(X) + self.offsets_, axis=1))
+        return self._chances(self.log_likelihoods(X))
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code: entropy, least_confidence, and denoising_error under the best class.
@@ -133,9 +133,8 @@ class DiffusionClassifier(DiffusionBased):
         for codes unlike those of every class, whatever the probabilities say.
         """
         scores = self.log_likelihoods(X)
-        chances = softmax(self.factor_ * scores + self.offsets_, axis=1)
         error = -2 * scores.max(axis=1) / self.n_features_in_
-        return softmax_uncertainty(chances).assign(denoising_error=error)
+        return softmax_uncertainty(self._chances(scores)).assign(denoising_error=error)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The fitted head as a JSON-able dictionary and named arrays."""
@@ -156,6 +155,9 @@ class DiffusionClassifier(DiffusionBased):
         kept = check_arrays(found, shapes=shapes, head=cls.__name__)["calibration"]
         head.factor_, head.offsets_ = float(kept[0]), kept[1:]
         return head
+
+    def _chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(softmax(self.factor_ * scores + self.offsets_, axis=1))
 
     def _check_options(self) -> None:
         check_number("levels", self.levels, least=1)

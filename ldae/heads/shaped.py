@@ -36,7 +36,7 @@ class ShapedClassifier(CodeClassifier):
 
     def _begin(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None) -> TrainingSet:
         training = super()._begin(flat(X), y, groups=groups)
-        self.latent_shape_ = self._told_shape(np.shape(X))
+        self.latent_shape_ = self._told_shape(_shape_of(X))
         self.mean_, self.scale_ = _standardisation(training.features, shape=self.latent_shape_)
         return training
 
@@ -63,8 +63,9 @@ class ShapedClassifier(CodeClassifier):
     def _checked(self, X: ArrayLike) -> NDArray[np.float64]:
         """Features [N, F] of codes or latents to score."""
         self._check_fitted()
-        if np.ndim(X) == LATENT_AXES and np.shape(X)[1:] != self.latent_shape_:
-            raise InputError(f"X must hold latents {self.latent_shape_}, got {np.shape(X)[1:]}.")
+        given = _shape_of(X)
+        if len(given) == LATENT_AXES and given[1:] != self.latent_shape_:
+            raise InputError(f"X must hold latents {self.latent_shape_}, got {given[1:]}.")
         return check_features(self, flat(X))
 
     def _standardised(self, features: NDArray[np.float64]) -> Tensor:
@@ -93,10 +94,15 @@ class ShapedClassifier(CodeClassifier):
 
 def flat(X: ArrayLike) -> ArrayLike:
     """Latents [N, C, h, w, d] as [N, F]; anything else as it is."""
-    if np.ndim(X) != LATENT_AXES:
+    if len(_shape_of(X)) != LATENT_AXES:
         return X
     values = np.asarray(X)
     return np.asarray(values.reshape(len(values), -1))
+
+
+def _shape_of(X: ArrayLike) -> tuple[int, ...]:
+    """Shape of an array; that of nested lists is left to scikit-learn."""
+    return tuple(getattr(X, "shape", ()))
 
 
 def one_by_one(judge: Callable[[Tensor], Tensor], values: Tensor) -> NDArray[np.float64]:
