@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ldae.errors import InputError
 from ldae.heads.checks import check_number
+from ldae.heads.class_diffusion import CodeClasses
 from ldae.heads.classifier import TrainingSet
 from ldae.heads.diffusion_based import DiffusionBased
 from ldae.heads.linear import LinearProbe
@@ -117,6 +118,7 @@ class AugmentedProbe(DiffusionBased):
         places = torch.from_numpy(np.searchsorted(self.classes_, np.asarray(labels)) + 1)
         noise = np.random.default_rng(seed).standard_normal((len(places), self.n_features_in_))
         start = torch.from_numpy(noise).float()
+        assert isinstance(self.diffusion_, CodeClasses)
         drawn = self.diffusion_.draw(start, places, steps=DRAW_STEPS).double().numpy()
         return np.asarray(drawn * self.scale_ + self.mean_)
 

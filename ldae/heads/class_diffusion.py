@@ -8,7 +8,6 @@ covariance, here a shrunk one; latents by a residual network over Gaussians plac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from sklearn.covariance import ledoit_wolf
@@ -25,31 +24,8 @@ from ldae.nets.latent_resnet import LatentClassDenoiser, LatentResNetConfig
 SMALLEST_VARIANCE = 1e-4
 
 
-class ClassDiffusion(Protocol):
-    """A denoiser of classes: v = prior + network, on whitened codes or standardised latents."""
-
-    schedule: Schedule
-    network: nn.Module
-
-    def whiten(self, codes: Tensor) -> Tensor:
-        """Standardised codes or latents [N, ...] as they are diffused."""
-
-    def colour(self, whitened: Tensor) -> Tensor:
-        """The way back."""
-
-    def prior(self, z: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """v of the classes' Gaussians."""
-
-    def scale(self, t: Tensor, label: Tensor) -> Tensor | float:
-        """How much of the network's answer counts at each place."""
-
-    @property
-    def gaussian(self) -> Gaussian:
-        """What is known of all classes together."""
-
-
 class CodeClasses(CodeSampler):
-    """The code sampler's model with the answer's unit scale."""
+    """Classes of codes as the code sampler has them: v = prior + network, on whitened codes."""
 
     def scale(self, t: Tensor, label: Tensor) -> Tensor | float:
         """One: whitened codes vary alike in every axis."""
@@ -107,9 +83,10 @@ class LatentClasses(nn.Module):
 
 
 Diffusion = CodeClasses | LatentClasses
+"""v = prior + scale x network, for whitened codes or standardised latents."""
 
 
-def class_v(model: ClassDiffusion, z: Tensor, t: Tensor, label: Tensor) -> Tensor:
+def class_v(model: Diffusion, z: Tensor, t: Tensor, label: Tensor) -> Tensor:
     """v for noised codes [B, ...] at levels [B] with labels [B], 0 where the class is not told."""
     answer: Tensor = model.prior(z, t, label) + model.scale(t, label) * model.network(z, t, label)
     return answer
@@ -186,7 +163,7 @@ def _places(values: Tensor, labels: Tensor, *, groups: int) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def purify(model: ClassDiffusion, z0: Tensor, *, noise: Tensor, level: int, steps: int) -> Tensor:
+def purify(model: Diffusion, z0: Tensor, *, noise: Tensor, level: int, steps: int) -> Tensor:
     """Noise one whitened code to a level once for each draw, and walk back to clean ones [R, ...].
 
     Args:

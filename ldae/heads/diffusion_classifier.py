@@ -151,7 +151,7 @@ class DiffusionClassifier(DiffusionBased):
         """
         head = cls._rebuilt(config, arrays)
         found = {name: value for name, value in arrays.items() if name == "calibration"}
-        shapes = {"calibration": (1 + len(head.classes_),)}
+        shapes: dict[str, tuple[int, ...]] = {"calibration": (1 + len(head.classes_),)}
         kept = check_arrays(found, shapes=shapes, head=cls.__name__)["calibration"]
         head.factor_, head.offsets_ = float(kept[0]), kept[1:]
         return head

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ldae.diffusion.prediction import add_noise, v_from
 from ldae.diffusion.schedule import Schedule
-from ldae.heads.class_diffusion import ClassDiffusion, Diffusion, class_v, measure_classes
+from ldae.heads.class_diffusion import Diffusion, class_v, measure_classes
 from ldae.nets.code_denoiser import UNKNOWN
 
 UNTOLD = 0.2  # share of training codes whose class is not told
@@ -41,9 +41,7 @@ class DiffusionTraining:
     learning_rate: float
 
 
-def denoising_errors(
-    model: ClassDiffusion, z0: Tensor, labels: Tensor, *, t: Tensor, noise: Tensor
-) -> Tensor:
+def denoising_errors(model: Diffusion, z0: Tensor, labels: Tensor, *, t: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of v at each place's scale [B], for whitened codes with labels [B], 0 not told."""
     signal = model.schedule.signal(t, z0.ndim)
     z = add_noise(z0, noise, signal)

@@ -178,6 +178,7 @@ class NoiseAwareClassifier(ShapedClassifier):
 
         def judge(row: Tensor) -> Tensor:
             z = self.network_.noised(row.expand_as(noise), noise, level)
-            return self.network_(z, level).double().softmax(1)
+            chances: Tensor = self.network_(z, level).double().softmax(1)
+            return chances
 
         return mean_and_disagreement(one_by_one(judge, values))

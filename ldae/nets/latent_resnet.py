@@ -73,7 +73,7 @@ class LatentResNet(nn.Module):
             self.blocks.append(_block(config, resample=0.5 if axes else 1, axes=axes))
         self.norm = group_norm(config.width, config.groups)
         self.dropout = nn.Dropout(config.dropout)
-        self.cells = tuple(min(CELLS, length) for length in left)
+        self.cells = min(CELLS, left[0]), min(CELLS, left[1]), min(CELLS, left[2])
         self.leave = zeroed(nn.Linear(config.width * math.prod(self.cells), classes))
         self.straight = zeroed(nn.Linear(config.in_channels * math.prod(size), classes))
         to_channels_last(self)

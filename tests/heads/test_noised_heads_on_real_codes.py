@@ -15,13 +15,12 @@ from sklearn.preprocessing import StandardScaler
 
 from ldae.heads import AugmentedProbe, DiffusionClassifier, NoiseAwareClassifier, PurifyClassifier
 
+HEADS = [NoiseAwareClassifier(), DiffusionClassifier(levels=8), PurifyClassifier(draws=4), AugmentedProbe()]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
-@pytest.mark.parametrize(
-    "head",
-    [NoiseAwareClassifier(), DiffusionClassifier(levels=8), PurifyClassifier(draws=4), AugmentedProbe()],
-)
+@pytest.mark.parametrize("head", HEADS)
 def test_accuracy_is_within_two_points_of_logistic_regression(head: Any, load: Callable[..., Any]) -> None:
     features, labels = load(return_X_y=True)
     plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
