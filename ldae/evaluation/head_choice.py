@@ -27,7 +27,12 @@ from ldae.heads import (
 POSITIVE = "AD"
 LINEAR = "linear"
 DEPTH_HEADS = ("ladine",)
-LATENT_HEADS = ("noise-aware", "purify", "diffusion")
+# What each head on latents is fitted with: a step costs a hundred times one on codes.
+LATENT_SETTINGS: dict[str, dict[str, Any]] = {
+    "noise-aware": {},
+    "purify": {"diffusion_steps": 300, "batch_size": 32, "steps": 5, "draws": 4},
+    "diffusion": {"diffusion_steps": 300, "batch_size": 32, "levels": 8},
+}
 
 
 class Classifier(Protocol):
@@ -99,8 +104,8 @@ def make_head(
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
     if depths is not None and name not in DEPTH_HEADS:
         raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
-    if latents and name not in LATENT_HEADS:
-        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_HEADS)} take them.")
+    if latents and name not in LATENT_SETTINGS:
+        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_SETTINGS)} take them.")
     if is_number(target):
         if name != LINEAR:
             raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
@@ -108,4 +113,6 @@ def make_head(
     if positive is None and POSITIVE in set(target):
         positive = POSITIVE
     settings: dict[str, Any] = {} if depths is None else {"depths": tuple(depths)}
+    if latents:
+        settings |= LATENT_SETTINGS[name]
     return HEADS[name](positive_label=positive, random_state=seed, **settings)

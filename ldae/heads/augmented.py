@@ -57,6 +57,7 @@ class AugmentedProbe(DiffusionBased):
     """
 
     latent_shape = None
+    channels = 16
     probe_: LinearProbe
     drawn_: NDArray[np.intp]
 

@@ -37,6 +37,7 @@ class DiffusionBased(ShapedClassifier):
     """A classifier of codes or latents with a class-conditional diffusion of them."""
 
     width: int
+    channels: int
     layers: int
     diffusion_steps: int
     batch_size: int
@@ -46,6 +47,7 @@ class DiffusionBased(ShapedClassifier):
 
     def _check_options(self) -> None:
         check_number("width", self.width, least=1)
+        check_number("channels", self.channels, least=1)
         check_number("layers", self.layers, least=2)
         check_number("diffusion_steps", self.diffusion_steps, least=0)
         super()._check_options()
@@ -75,7 +77,8 @@ class DiffusionBased(ShapedClassifier):
         return DiffusionTraining(steps, self.batch_size, self.learning_rate)
 
     def _diffusion(self) -> Diffusion:
-        return build_diffusion(self._shape, classes=len(self.classes_), width=self.width, layers=self.layers)
+        width = self.width if self.latent_shape_ is None else self.channels
+        return build_diffusion(self._shape, classes=len(self.classes_), width=width, layers=self.layers)
 
     def _diffusion_arrays(self) -> dict[str, NDArray[Any]]:
         weights = to_arrays(self.diffusion_)

@@ -41,7 +41,8 @@ class DiffusionClassifier(DiffusionBased):
             of [N, C, h, w, d] from there.
         levels: Noise levels at which the denoiser is asked, even in signal variance.
         draws: Noises at each level, the same for every scan and class, each used with either sign.
-        width: Width of the MLP (codes), or channels of the residual network (latents).
+        width: Width of the MLP, for codes.
+        channels: Channels of the residual network, for latents.
         layers: Layers of the MLP, or residual blocks.
         diffusion_steps: Most training steps of the network; 0 leaves the Gaussians.
         batch_size: Codes a step.
@@ -78,6 +79,7 @@ class DiffusionClassifier(DiffusionBased):
         levels: int = 16,
         draws: int = 1,
         width: int = 64,
+        channels: int = 16,
         layers: int = 3,
         diffusion_steps: int = 1000,
         batch_size: int = 128,
@@ -90,6 +92,7 @@ class DiffusionClassifier(DiffusionBased):
         self.levels = levels
         self.draws = draws
         self.width = width
+        self.channels = channels
         self.layers = layers
         self.diffusion_steps = diffusion_steps
         self.batch_size = batch_size

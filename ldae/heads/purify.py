@@ -46,7 +46,8 @@ class PurifyClassifier(DiffusionBased):
             deviations of each number of a code, or of each channel of a latent.
         steps: Calls of the denoiser on the way back.
         draws: Number of walks that are averaged, from the same noise for every scan.
-        width: Width of the MLP (codes), or channels of the residual networks (latents).
+        width: Width of the MLP, for codes.
+        channels: Channels of the residual networks, for latents.
         layers: Layers of the MLP, or residual blocks.
         diffusion_steps: Most training steps of the denoiser; 0 leaves the Gaussians.
         batch_size: Codes a step.
@@ -86,6 +87,7 @@ class PurifyClassifier(DiffusionBased):
         steps: int = 10,
         draws: int = 8,
         width: int = 64,
+        channels: int = 16,
         layers: int = 3,
         diffusion_steps: int = 1000,
         batch_size: int = 128,
@@ -100,6 +102,7 @@ class PurifyClassifier(DiffusionBased):
         self.steps = steps
         self.draws = draws
         self.width = width
+        self.channels = channels
         self.layers = layers
         self.diffusion_steps = diffusion_steps
         self.batch_size = batch_size
@@ -164,7 +167,10 @@ class PurifyClassifier(DiffusionBased):
             base = LinearProbe(folds=self.folds, random_state=self.seed_)
         else:
             base = NoiseAwareClassifier(
-                latent_shape=self.latent_shape_, width=self.width, folds=self.folds, random_state=self.seed_
+                latent_shape=self.latent_shape_,
+                width=self.channels,
+                folds=self.folds,
+                random_state=self.seed_,
             )
         groups = None if training.groups is None else training.groups[rows]
         return base.fit(training.features[rows], self.classes_[training.encoded[rows]], groups=groups)

@@ -38,7 +38,7 @@ def fitted() -> tuple[DiffusionClassifier, Any, Any]:
 @pytest.fixture(scope="module")
 def on_latents() -> tuple[DiffusionClassifier, Any, Any]:
     latents, labels = latent_blobs()
-    head = DiffusionClassifier(**{**QUICK, "width": 8, "levels": 4, "batch_size": 16})
+    head = DiffusionClassifier(**{**QUICK, "channels": 8, "levels": 4, "batch_size": 16})
     return head.fit(latents, labels), latents, labels
 
 

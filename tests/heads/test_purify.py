@@ -15,7 +15,7 @@ from ldae.errors import InputError
 from ldae.heads import LinearProbe, NoiseAwareClassifier, PurifyClassifier
 
 QUICK: dict[str, Any] = {"diffusion_steps": 50, "folds": 2, "width": 16, "draws": 4, "learning_rate": 0.01}
-SMALL = {"width": 4, "diffusion_steps": 20, "batch_size": 16}
+SMALL = {"channels": 4, "diffusion_steps": 20, "batch_size": 16}
 
 
 @parametrize_with_checks(
