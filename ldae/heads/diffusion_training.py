@@ -140,7 +140,7 @@ class _Best:
         """Whether there has been no lower loss for too long."""
         trained, self.model.network = self.model.network, network.eval()  # type: ignore[assignment]
         loss = self.loss(self.model)
-        self.model.network = trained  # type: ignore[assignment]
+        self.model.network = trained
         self.since += 1
         if loss < self.lowest:
             self.lowest, self.steps, self.since = loss, step, 0
