@@ -17,7 +17,11 @@ from ldae.data.stamp import is_current, write_stamp
 
 STAGES = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
 TARGETS = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
+JUDGED_SAMPLES, SAMPLE_STEPS = 36, 5
 EVALUATIONS = ("reconstruction", "code", "comparison", "counterfactual", "interpolation")
+SAMPLER = "code_sampler"
+# Of a pipeline, what is written once: a code sampler is added to its index later.
+ASSEMBLED = "pipeline/statistics/config.json"
 Words = Sequence[str]
 
 
@@ -44,7 +48,7 @@ class Demo:
 
     Attributes:
         run_dir: Folder of the run.
-        configs: Where the three configs lie, by name: "demo" is configs/demo.
+        configs: Where the configs lie, by name: "demo" is configs/demo.
     """
 
     run_dir: Path
@@ -84,8 +88,7 @@ class Demo:
 
     def _training(self) -> Iterator[Step]:
         for kind, config in STAGES.items():
-            name = f"{self.configs}/{config}.yaml"
-            yield self._step(kind, f"fit --config {name} --run_dir {{run}} --overwrite stale")
+            yield self._fit(kind, config)
             if kind == "autoencoder":
                 yield self._step(
                     "latents",
@@ -94,8 +97,12 @@ class Demo:
                     outputs=("latents",),
                 )
 
+    def _fit(self, kind: str, config: str) -> Step:
+        name = f"{self.configs}/{config}.yaml"
+        return self._step(kind, f"fit --config {name} --run_dir {{run}} --overwrite stale")
+
     def _measuring(self) -> Iterator[Step]:
-        made = ("pipeline/model_index.json", "cohort/cohort.csv")
+        made = (ASSEMBLED, "cohort/cohort.csv")
         yield self._step(
             "embed",
             "embed --pipeline {run}/pipeline --cohort {run}/cohort/cohort.csv --cache {run}/cache "
@@ -103,6 +110,7 @@ class Demo:
             inputs=made,
             outputs=("embeddings.parquet",),
         )
+        yield self._fit(SAMPLER, SAMPLER)
         for target in ("diagnosis", "age"):
             yield self._step(
                 f"probe_{target}",
@@ -117,6 +125,12 @@ class Demo:
                 inputs=(*made, "embeddings.parquet", "heads"),
                 outputs=(f"evaluation/{name}",),
             )
+        yield self._step(
+            "evaluate_sampling",
+            f"evaluate sampling --run-dir {{run}} --limit {JUDGED_SAMPLES} --decode-steps {SAMPLE_STEPS}",
+            inputs=(*made, "embeddings.parquet", f"{SAMPLER}/config.json"),
+            outputs=("evaluation/sampling",),
+        )
 
     def _rendering(self) -> Iterator[Step]:
         healthy, ill, visits = self._test_scans()
@@ -135,9 +149,15 @@ class Demo:
                 verb,
                 f"{verb} --pipeline {{run}}/pipeline --out {{run}}/scans/{verb} {options}",
                 scans=scans,
-                inputs=("pipeline/model_index.json", "heads", "cohort/cohort.csv"),
+                inputs=(ASSEMBLED, "heads", "cohort/cohort.csv"),
                 outputs=(f"scans/{verb}",),
             )
+        yield self._step(
+            "sample",
+            "sample --pipeline {run}/pipeline --out {run}/scans/sample -n 4",
+            inputs=(ASSEMBLED, "embeddings.parquet", f"{SAMPLER}/config.json"),
+            outputs=("scans/sample",),
+        )
 
     def _test_scans(self) -> tuple[Path, Path, list[Path]]:
         """A healthy and an ill test subject's first scan, and the visits of one that came three times."""
@@ -193,7 +213,7 @@ class Demo:
             path.stem: float(read_json(path)["seconds"])
             for path in sorted(self._stamp("*").parent.glob("*.json"))
         }
-        for kind in STAGES:
+        for kind in (*STAGES, SAMPLER):
             state = StageFolder(run_dir=self.run_dir, kind=kind).read()
             if state is not None:
                 seconds[kind] = state.seconds

@@ -21,7 +21,7 @@ GROUPS = {
     "train": ("fit", "validate", "test"),
     "data": ("ingest", "preprocess", "phantom", "split", "check"),
     "artefacts": ("latents", "assemble", "embed", "probe"),
-    "scans": ("reconstruct", "vary", "interpolate", "manipulate"),
+    "scans": ("reconstruct", "vary", "interpolate", "manipulate", "sample"),
     "results": ("evaluate", "doctor", "report"),
     "all of it": ("demo",),
 }

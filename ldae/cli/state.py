@@ -15,7 +15,11 @@ from ldae.data.artefact import read_json, sha256_file, sha256_json, whole, write
 from ldae.errors import CheckpointError
 
 COHORT_COLUMNS = ("subject", "session", "path", "diagnosis", "age", "split")
-PARENTS = {"denoiser": ("autoencoder",), "representation": ("autoencoder", "denoiser")}
+PARENTS = {
+    "denoiser": ("autoencoder/config.json",),
+    "representation": ("autoencoder/config.json", "denoiser/config.json"),
+    "code_sampler": ("representation/config.json", "embeddings.parquet"),
+}
 TARGET = "data.init_args.target"
 WAY_OUT = "Train it anew with --overwrite true, or keep both with another --run_dir."
 
@@ -105,8 +109,8 @@ def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
 
 
 def gather_inputs(run_dir: Path, *, cohort: Path, kind: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of what a stage of this kind learns from: the cohort's table and the components before it."""
-    found = {parent: run_dir / parent / "config.json" for parent in PARENTS.get(kind, ())}
+    """Hashes of what a stage of this kind learns from: the cohort's table and what earlier steps wrote."""
+    found = {Path(name).parts[0]: run_dir / name for name in PARENTS.get(kind, ())}
     inputs = {parent: sha256_file(path) for parent, path in found.items() if path.is_file()}
     cohort_sha = cohort_hash(cohort, target=config.get(TARGET))
     return inputs if cohort_sha is None else {"cohort": cohort_sha, **inputs}

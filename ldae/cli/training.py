@@ -148,7 +148,7 @@ def _save_config(cli: StageCLI) -> None:
 
 
 def _finish(cli: StageCLI, *, state: StageState) -> None:
-    """Write the component; after stage 3 the pipeline, after supervised training what it says of scans."""
+    """Write the component; then the pipeline, a code sampler into it, or what a supervised network says."""
     stage = cli.stage
     cli.model.export(stage.artefact.parent)
     written = [stage.artefact]
@@ -156,7 +156,13 @@ def _finish(cli: StageCLI, *, state: StageState) -> None:
         from ldae.pipeline.assemble import assemble_pipeline
 
         folder = assemble_pipeline(cli.run_dir, cohort=cli.cohort, progress=show_progress())
-        written.append(folder / "model_index.json")
+        # not the index, to which a code sampler is added later
+        written.append(folder / "statistics" / "config.json")
+    elif stage.kind == "code_sampler":
+        from ldae.pipeline.assemble import add_code_sampler
+
+        folder = add_code_sampler(cli.run_dir, cli.run_dir / "pipeline")
+        written.append(folder / "code_sampler" / "config.json")
     elif cli.model.kind == "supervised":
         from ldae.evaluation.supervised import judge_supervised
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldae.data.cache import VolumeCache
+    from ldae.data.code_data import CodeDataModule
     from ldae.data.cohort import CohortError, Fault, read_cohort, write_cohort
     from ldae.data.datamodule import LatentDataModule, VolumeDataModule
     from ldae.data.differences import Difference
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ldae.data.split import check_split, freeze_split, split_hash, split_subjects
 
 __all__ = [
+    "CodeDataModule",
     "CohortError",
     "Difference",
     "DifferenceMap",
@@ -48,6 +50,7 @@ __all__ = [
 
 _MODULES = {
     "cache": ("VolumeCache",),
+    "code_data": ("CodeDataModule",),
     "cohort": ("CohortError", "Fault", "read_cohort", "write_cohort"),
     "datamodule": ("LatentDataModule", "VolumeDataModule"),
     "differences": ("Difference",),

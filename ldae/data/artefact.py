@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PARTIAL = ".partial-"
+NETWORKS = ("autoencoder", "denoiser", "representation")
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,11 @@ def save_component(
 def component_sha256(folder: str | Path) -> str:
     """The sha256 of a component folder, from its configuration (which names the hash of the weights)."""
     return sha256_json(read_json(Path(folder) / CONFIG_NAME))
+
+
+def pipeline_sha256(components: Mapping[str, str]) -> str:
+    """Hash of a pipeline from the sha256 of its components; only the networks count."""
+    return sha256_json({kind: components[kind] for kind in NETWORKS})
 
 
 def load_component(folder: str | Path, kind: str) -> Component:

@@ -59,6 +59,16 @@ class LatentStore:
     def __init__(self, folder: str | Path, *, autoencoder: str, spec: str) -> None:
         self.folder, self.autoencoder, self.spec = Path(folder), autoencoder, spec
 
+    @classmethod
+    def of(cls, folder: str | Path) -> LatentStore:
+        """The store in a folder, of whatever autoencoder and spec its index was written for.
+
+        Raises:
+            FileNotFoundError: There is none yet.
+        """
+        document = cls(folder, autoencoder="", spec="").document()
+        return cls(folder, autoencoder=document["autoencoder"], spec=document["spec"])
+
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The keys whose latents are absent, torn, or made with another autoencoder or spec."""
         return [key for key in dict.fromkeys(keys) if not self._is_current(self._file(key))]

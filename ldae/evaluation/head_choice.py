@@ -14,8 +14,10 @@ from ldae.data.target import is_number
 from ldae.errors import InputError
 from ldae.evaluation.predictions import POSITIVE
 from ldae.heads import (
+    AugmentedProbe,
     DensityDirichletClassifier,
     DepthEnsembleClassifier,
+    DiffusionClassifier,
     DropoutClassifier,
     EvidentialClassifier,
     LaDiNEClassifier,
@@ -23,6 +25,8 @@ from ldae.heads import (
     LinearProbe,
     MLPClassifier,
     NeighbourClassifier,
+    NoiseAwareClassifier,
+    PurifyClassifier,
     RidgeProbe,
     TemperedProbe,
 )
@@ -31,6 +35,12 @@ LINEAR = "linear"
 LADINE, DEPTH_ENSEMBLE = "ladine", "depths"
 DEPTH_HEADS = (LADINE, DEPTH_ENSEMBLE)
 ENSEMBLE_SIZE = 5
+# What each head on latents is fitted with: a step costs a hundred times one on codes.
+LATENT_SETTINGS: dict[str, dict[str, Any]] = {
+    "noise-aware": {},
+    "purify": {"diffusion_steps": 300, "batch_size": 32, "steps": 5, "draws": 4},
+    "diffusion": {"diffusion_steps": 300, "batch_size": 32, "levels": 8},
+}
 
 
 class Classifier(Protocol):
@@ -76,6 +86,10 @@ HEADS: dict[str, Callable[..., Classifier]] = {
     "evidential": EvidentialClassifier,
     "hac": _hac,
     "density": DensityDirichletClassifier,
+    "noise-aware": NoiseAwareClassifier,
+    "purify": PurifyClassifier,
+    "diffusion": DiffusionClassifier,
+    "augmented": AugmentedProbe,
 }
 
 
@@ -86,6 +100,7 @@ def make_head(
     positive: str | None = None,
     seed: int = 0,
     depths: Sequence[int] | None = None,
+    latents: bool = False,
 ) -> Classifier | RidgeProbe:
     """The head of that name for a target: a ridge probe for numbers, and AD positive where it is a class.
 
@@ -95,14 +110,17 @@ def make_head(
         positive: The positive class of two.
         seed: Seed of all that is random.
         depths: Widths of the encoder's depths, for a head that takes them.
+        latents: Whether it is to be fitted on spatial latents.
 
     Raises:
-        InputError: No such head, or one that does not suit the target or depths.
+        InputError: No such head, or one that does not suit the target, depths or latents.
     """
     if name not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
     if depths is not None and name not in DEPTH_HEADS:
         raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
+    if latents and name not in LATENT_SETTINGS:
+        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_SETTINGS)} take them.")
     if is_number(target):
         if name != LINEAR:
             raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
@@ -110,4 +128,6 @@ def make_head(
     if positive is None and POSITIVE in set(target):
         positive = POSITIVE
     settings: dict[str, Any] = {} if depths is None else {"depths": tuple(depths)}
+    if latents:
+        settings |= LATENT_SETTINGS[name]
     return HEADS[name](positive_label=positive, random_state=seed, **settings)

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ldae.data.artefact import sha256_file
+from ldae.data.latents import LatentStore
 from ldae.data.split import split_hash
 from ldae.data.stamp import is_current, write_stamp
 from ldae.data.target import labelled_rows
@@ -52,6 +53,7 @@ def fit_probe(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     head: str = LINEAR,
     depths: bool = False,
+    latents: str | Path | None = None,
 ) -> Path:
     """Fit a head on the training scans, judge it on the test scans, and write its head folder.
 
@@ -71,6 +73,7 @@ def fit_probe(
         bootstrap: How intervals are made.
         head: One of `ldae.evaluation.head_choice.HEADS`.
         depths: Give the head the encoder's depths too, as `ldae embed --depths` wrote them.
+        latents: Folder of the latent store; give the head the spatial latents of the scans, not their codes.
 
     Returns:
         The folder, with the head, metrics.json and predictions.csv; its columns u_<name> are uncertainties.
@@ -81,15 +84,20 @@ def fit_probe(
     """
     embeddings, out = Path(embeddings), Path(out)
     command = _command(target, classes, positive=positive, seed=seed, bootstrap=bootstrap)
-    command += [head, str(depths)]
-    if is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out)):
+    command += [head, str(depths)] + ([] if latents is None else ["latents"])
+    inputs = [embeddings] if latents is None else [embeddings, Path(latents) / "index.csv"]
+    if is_current(out / STAMP, command=command, inputs=inputs, outputs=_outputs(out)):
         logger.info("%s is up to date", out)
         return out
     started = time.perf_counter()
     frame = read_embeddings(embeddings)
     rows = select_rows(frame, target=target, classes=classes)
     features, widths = depth_array(rows) if depths else (code_array(rows), None)
-    probe = make_head(head, rows[target], positive=positive, seed=seed, depths=widths)
+    probe = make_head(
+        head, rows[target], positive=positive, seed=seed, depths=widths, latents=latents is not None
+    )
+    if latents is not None:
+        features = latent_array(rows, latents, split=split_hash(frame))
     metrics, predictions = judge_probe(probe, rows, features=features, target=target, bootstrap=bootstrap)
     provenance = {
         "target": target,
@@ -99,6 +107,7 @@ def fit_probe(
         "fitted_on": FITTED_ON,
         "seed": seed,
         "depths": widths,
+        "latents": None if latents is None else os.path.relpath(latents, out),
     }
     std = frame.attrs["code_std"]
     fitted = fitted_head(
@@ -111,7 +120,7 @@ def fit_probe(
     save_head(out, fitted)
     write_predictions(out, metrics=metrics, predictions=predictions)
     seconds = time.perf_counter() - started
-    write_stamp(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out), seconds=seconds)
+    write_stamp(out / STAMP, command=command, inputs=inputs, outputs=_outputs(out), seconds=seconds)
     return out
 
 
@@ -153,6 +162,37 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:
     """The linear probe that suits a target: ridge for numbers, logistic for classes, AD positive."""
     return make_head(LINEAR, target, positive=positive, seed=seed)
+
+
+def latent_array(rows: pd.DataFrame, folder: str | Path, *, split: str) -> NDArray[np.float64]:
+    """The spatial latents of scans, means of their posteriors [N, C, h, w, d].
+
+    Args:
+        rows: subject and session of each scan.
+        folder: Latent store.
+        split: Hash of the split that the scans were dealt by.
+
+    Raises:
+        FileNotFoundError: There is no such store, or a latent is missing from it.
+        InputError: A scan is not in the store, or the store was made for another split.
+    """
+    store = LatentStore.of(folder)
+    made_for = store.document()["split"]
+    if made_for != split:
+        raise InputError(
+            f"{folder} must be of the split of the embeddings, {split[:12]}, got {made_for[:12]}. "
+            "Run again: ldae latents"
+        )
+    index = store.index()
+    keys = {(row.subject, row.session): row.key for row in index.itertuples()}
+    scans = list(zip(rows["subject"].astype(str), rows["session"].astype(str), strict=True))
+    absent = [scan for scan in scans if scan not in keys]
+    if absent:
+        raise InputError(
+            f"Every scan must have a latent in {folder}, got none of {' '.join(absent[0])}. Run: ldae latents"
+        )
+    means, _ = store.load([keys[scan] for scan in scans])
+    return np.asarray(means.double().numpy())
 
 
 def _linear_directions(

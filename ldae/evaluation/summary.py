@@ -155,6 +155,8 @@ FIGURES = (
     Figure("seconds_total", "timings", "time of the whole run, s"),
 )
 KEYS = tuple(figure.key for figure in FIGURES)
+# Evaluations of what only some runs have.
+OPTIONAL = ("sampling",)
 
 
 def write_summary(run_dir: str | Path, *, out: str | Path | None = None) -> Path:
@@ -199,6 +201,7 @@ def gather_values(run_dir: Path, *, out: Path) -> dict[str, Any]:
                 "anatomy (ldae phantom) and all parts of the demo. Run: ldae demo"
             )
         values[figure.key] = found[figure.source][figure.key]
+    found |= {name: read_result(out / name)["values"] for name in OPTIONAL if (out / name / RESULT).is_file()}
     for parts in found.values():
         values |= {key: value for key, value in parts.items() if key not in values}
     return values

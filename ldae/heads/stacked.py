@@ -185,10 +185,19 @@ def from_arrays(network: Network, arrays: dict[str, NDArray[np.float32]], *, hea
     Raises:
         CheckpointError: The weights do not fit it.
     """
+    return for_prediction(load_arrays(network, arrays, head=head))
+
+
+def load_arrays(network: Network, arrays: dict[str, NDArray[np.float32]], *, head: str) -> Network:
+    """The network with these weights.
+
+    Raises:
+        CheckpointError: The weights do not fit it.
+    """
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     checked = check_arrays(arrays, shapes=shapes, head=head)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in checked.items()})
-    return for_prediction(network)
+    return network
 
 
 def for_prediction(network: Network) -> Network:

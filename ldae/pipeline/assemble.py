@@ -13,12 +13,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ldae.data.artefact import CONFIG_NAME, atomic_folder, component_sha256, read_json, sha256_json
+from ldae.data.artefact import (
+    CONFIG_NAME,
+    NETWORKS,
+    atomic_folder,
+    component_sha256,
+    read_json,
+    sha256_json,
+)
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline.folder import (
     INDEX_NAME,
-    NETWORKS,
+    MADE_BY,
     PipelineIndex,
+    check_component,
     component_folder,
     copy_component,
     intact_sha256,
@@ -30,11 +38,13 @@ from ldae.pipeline.networks import MOST_AT_ONCE, Networks
 from ldae.pipeline.novelty import measure_scans
 from ldae.pipeline.run_cohort import RunCohort, open_run_cohort, read_volumes
 from ldae.pipeline.statistics import KIND, TrainingStatistics, measure_training, save_statistics
+from ldae.stages.components import load_code_sampler
 
 logger = logging.getLogger(__name__)
 
 # Intensity and reconstruction error are measured on so many training scans at most, spread evenly.
 MEASURED_SCANS = 500
+SAMPLER = "code_sampler"
 
 
 def assemble_pipeline(
@@ -68,12 +78,13 @@ def assemble_pipeline(
     run_dir = Path(run_dir)
     out = Path(out) if out else run_dir / "pipeline"
     index = _index_of_stages(run_dir)
+    sampler = _fitting_sampler(run_dir, index=index)
     run = open_run_cohort(run_dir, cohort=cohort, trained=run_dir / "representation", progress=progress)
     train = run.frame[run.frame["split"] == "train"]
     request = sha256_json([index.components, sorted(train["key"])])
     if _is_current(out, index=index, request=request):
         logger.info("%s is up to date", out)
-        return out
+        return out if sampler is None else add_code_sampler(run_dir, out)
     networks = load_networks(run_dir, index=index, device=device)
     statistics = _measure(networks, run, rows=train, batch_size=batch_size, progress=progress)
     with atomic_folder(out, last=INDEX_NAME) as new:
@@ -90,7 +101,45 @@ def assemble_pipeline(
         )
         write_index(new, replace(index, components={**index.components, KIND: saved}))
     logger.info("Pipeline %s is in %s", index.sha256[:12], out)
-    return out
+    return out if sampler is None else add_code_sampler(run_dir, out)
+
+
+def add_code_sampler(run_dir: str | Path, pipeline: str | Path) -> Path:
+    """Bring the code sampler of a run to its pipeline's folder; nothing is done where it lies there already.
+
+    Returns:
+        The pipeline's folder.
+
+    Raises:
+        FileNotFoundError: Either is missing; the message says what makes it.
+        CheckpointError: The sampler was trained on the codes of another pipeline.
+    """
+    folder, pipeline = component_folder(run_dir, SAMPLER), Path(pipeline)
+    index = read_index(pipeline)
+    found = replace(index, components={**index.components, SAMPLER: component_sha256(folder)})
+    _, component = load_code_sampler(folder)
+    check_component(component, index=found, folder=Path(run_dir))
+    copy_component(folder, pipeline / SAMPLER)
+    if found != index:
+        write_index(pipeline, found)
+        logger.info("The code sampler is in %s", pipeline)
+    return pipeline
+
+
+def _fitting_sampler(run_dir: Path, *, index: PipelineIndex) -> Path | None:
+    """The run's code sampler, unless there is none or it was trained on the codes of earlier networks."""
+    folder = run_dir / SAMPLER
+    if intact_sha256(folder) is None:
+        return None
+    parents = read_json(folder / CONFIG_NAME)["parents"]
+    if all(parents.get(kind) == index.components[kind] for kind in NETWORKS):
+        return folder
+    logger.warning(
+        "%s belongs to earlier networks and is left out. To have one, run: ldae embed, then %s",
+        folder,
+        MADE_BY[SAMPLER],
+    )
+    return None
 
 
 def _index_of_stages(run_dir: Path) -> PipelineIndex:

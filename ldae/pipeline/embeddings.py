@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ldae import __version__
 from ldae.data.ahead import read_ahead
-from ldae.data.artefact import atomic_path, sha256_json
+from ldae.data.artefact import sha256_json
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
+from ldae.data.embeddings import (
+    code_array,
+    code_columns,
+    depth_array,
+    is_code,
+    read_embeddings,
+    write_embeddings,
+)
 from ldae.data.nifti import SUFFIXES
 from ldae.data.shard import Shard
 from ldae.data.spec import PreprocessingSpec
@@ -37,42 +42,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+__all__ = [
+    "as_cohort",
+    "code_array",
+    "code_columns",
+    "depth_array",
+    "embed_cohort",
+    "embed_frame",
+    "is_code",
+    "read_embeddings",
+    "write_embeddings",
+]
+
 FIRST_COLUMNS = ("subject", "session", "split", "path", "diagnosis", "age")
-CODE_COLUMN = re.compile(r"y_\d{3,}")
-DEPTH_COLUMN = re.compile(r"e(\d+)_\d{3,}")
-METADATA_KEY = b"ldae"
 ONLY_SESSION = "1"
-
-
-def code_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns that hold the semantic code, in order."""
-    return [name for name in frame.columns if CODE_COLUMN.fullmatch(str(name))]
-
-
-def code_array(frame: pd.DataFrame) -> NDArray[np.float64]:
-    """The semantic codes of an embeddings table, [N, D]."""
-    return np.asarray(frame[code_columns(frame)].to_numpy(dtype=np.float64))
-
-
-def depth_array(frame: pd.DataFrame) -> tuple[NDArray[np.float64], list[int]]:
-    """The encoder's depths e1, e2, ... and last the semantic code, side by side [N, F], and their widths.
-
-    Raises:
-        InputError: The table has none.
-    """
-    depths: dict[int, list[str]] = {}
-    for name in map(str, frame.columns):
-        found = DEPTH_COLUMN.fullmatch(name)
-        if found:
-            depths.setdefault(int(found[1]), []).append(name)
-    if not depths:
-        raise InputError(
-            "Embeddings must hold the encoder's depths, e1_000 and on, got none in "
-            f"{frame.attrs.get('path', 'the table')}. Run: ldae embed --depths"
-        )
-    columns = [*(depths[place] for place in sorted(depths)), code_columns(frame)]
-    values = frame[[name for names in columns for name in names]].to_numpy(dtype=np.float64)
-    return np.asarray(values), [len(names) for names in columns]
 
 
 def as_cohort(scans: pd.DataFrame | str | Path | Sequence[str | Path]) -> pd.DataFrame:
@@ -140,11 +123,6 @@ def _first_columns(frame: pd.DataFrame) -> pd.DataFrame:
         frame = frame.assign(split=pd.Series([None] * len(frame), dtype="str", index=frame.index))
     rest = [name for name in frame.columns if name not in FIRST_COLUMNS and not is_code(name)]
     return frame[[*FIRST_COLUMNS, *rest]]
-
-
-def is_code(name: object) -> bool:
-    """Whether a column holds a number of a code or of a depth."""
-    return any(pattern.fullmatch(str(name)) for pattern in (CODE_COLUMN, DEPTH_COLUMN))
 
 
 def _volumes(spec: PreprocessingSpec, paths: Sequence[str], cache: VolumeCache | None) -> Tensor:
@@ -248,31 +226,6 @@ def _merged(
     return None
 
 
-def read_embeddings(path: str | Path) -> pd.DataFrame:
-    """An embeddings table; `attrs` holds "pipeline" (sha256), "code_std" and, of a cohort, "split" (hash).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It is no embeddings table.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: embeddings must be a file that `ldae embed` wrote.")
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise CheckpointError(f"{path} must be a Parquet file, but reading it failed: {error}.") from error
-    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
-    if metadata is None:
-        raise CheckpointError(f"{path} must be a table that `ldae embed` wrote, got one without its hashes.")
-    frame: pd.DataFrame = table.to_pandas()
-    frame.attrs = {**json.loads(metadata), "path": str(path)}
-    return frame
-
-
 def _rows(frame: pd.DataFrame, *, splits: Sequence[str] | None, trained: str) -> pd.DataFrame:
     if "split" in frame.columns:
         check_split(frame)
@@ -308,16 +261,3 @@ def _holds(path: Path, metadata: dict[str, Any]) -> bool:
     except (FileNotFoundError, CheckpointError):
         return False
     return all(found.get(name) == value for name, value in metadata.items())
-
-
-def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
-    import pyarrow
-    from pyarrow import parquet
-
-    plain = frame.copy(deep=False)
-    plain.attrs = {}
-    table = pyarrow.Table.from_pandas(plain, preserve_index=False)
-    kept = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(frame.attrs, allow_nan=False).encode()}
-    with atomic_path(path) as temporary:
-        parquet.write_table(table.replace_schema_metadata(kept), temporary)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ldae.data.artefact import (
     Component,
     atomic_path,
     component_sha256,
+    pipeline_sha256,
     read_json,
     sha256_file,
     sha256_json,
@@ -31,8 +31,10 @@ MADE_BY = {
     "denoiser": "python run_cli.py fit --config ldae_pretrain.yaml",
     "representation": "python run_cli.py fit --config ldae_repr_learn.yaml",
     "statistics": "python run_cli.py assemble",
+    "code_sampler": "python run_cli.py fit --config code_sampler.yaml",
 }
-NETWORKS = ("autoencoder", "denoiser", "representation")
+OPTIONAL = ("code_sampler",)
+REQUIRED = MADE_BY.keys() - OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,6 @@ class PipelineIndex:
         return pipeline_sha256(self.components)
 
 
-def pipeline_sha256(components: Mapping[str, str]) -> str:
-    """Hash of a pipeline from the sha256 of its components; only the networks count."""
-    return sha256_json({kind: components[kind] for kind in NETWORKS})
-
-
 def read_index(folder: str | Path) -> PipelineIndex:
     """Read model_index.json.
 
@@ -79,9 +76,9 @@ def read_index(folder: str | Path) -> PipelineIndex:
     with whole(path):
         components = {kind: str(entry["sha256"]) for kind, entry in document["components"].items()}
         index = PipelineIndex(components, spec=dict(document["spec"]), split=str(document["split"]))
-    missing = sorted(MADE_BY.keys() - components.keys())
+    missing = sorted(REQUIRED - components.keys())
     if missing:
-        raise CheckpointError(f"{path} must name the components {sorted(MADE_BY)}, but misses {missing}.")
+        raise CheckpointError(f"{path} must name the components {sorted(REQUIRED)}, but misses {missing}.")
     return index
 
 

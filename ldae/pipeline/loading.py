@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ldae.data.artefact import NETWORKS
 from ldae.nets.blocks import to_channels_last
-from ldae.pipeline.folder import NETWORKS, PipelineIndex, check_component, check_sha256, component_folder
+from ldae.pipeline.folder import PipelineIndex, check_component, check_sha256, component_folder
 from ldae.pipeline.networks import Networks, choose_device
 from ldae.stages.components import load_autoencoder, load_denoiser, load_representation
 

@@ -155,6 +155,7 @@ def resolve_head(head: AnyHead, *, std: NDArray[np.float64], pipeline: str) -> F
 
     Raises:
         CheckpointError: It was fitted on another pipeline's codes; the message names both hashes.
+        InputError: It was fitted on something else than codes.
     """
     if isinstance(head, str | Path):
         head = load_head(head)
@@ -165,6 +166,12 @@ def resolve_head(head: AnyHead, *, std: NDArray[np.float64], pipeline: str) -> F
             f"The head {head.folder or type(head.head).__name__} was fitted on embeddings of pipeline "
             f"{head.pipeline[:12]}, but this is pipeline {pipeline[:12]}. Fit it on this pipeline's: "
             "ldae embed, then ldae probe"
+        )
+    width = getattr(head.head, "n_features_in_", len(std))
+    if width != len(std):
+        raise InputError(
+            f"A head to move along must take a semantic code of {len(std)} numbers, got {head.name}, which "
+            f"takes {width}: it was fitted on latents or depths. Fit it on codes: ldae probe"
         )
     return head
 

@@ -233,6 +233,35 @@ class LDAEPipeline(Codec):
         before, *scans = self.decode([code, *moved], steps=steps)
         return [Manipulation(*parts, before) for parts in zip(scans, moved, moves, strict=True)]
 
+    def sample(
+        self,
+        n: int = 4,
+        *,
+        target_class: str | None = None,
+        seed: int = 0,
+        steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
+        stop_fraction: float = 0.0,
+    ) -> list[Scan]:
+        """New scans of nobody: semantic codes from the code sampler, stochastic ones from noise.
+
+        Args:
+            n: How many; the first ones are the same whatever `n` is.
+            target_class: Class to draw from, such as "AD"; None draws from all.
+            seed: Another seed, other scans.
+            steps: Network calls from noise to latent, 1..T-1.
+            solver: How the steps are taken.
+            stop_fraction: Share of the noise levels, the lowest, at which the semantic code is switched off.
+
+        Raises:
+            FileNotFoundError: The pipeline has no code sampler; the message says what makes it.
+            InputError: `n`, `seed`, the class, `steps`, `solver` or `stop_fraction` is not allowed.
+        """
+        from ldae.pipeline.samples import draw_codes, render_codes
+
+        codes = draw_codes(self, n, target_class=target_class, seed=seed, solver=solver)
+        return render_codes(self, codes, steps=steps, stop_fraction=stop_fraction)
+
     def embed(
         self,
         scans: pd.DataFrame | str | Path | Sequence[str | Path],

@@ -26,6 +26,7 @@ from ldae.report.explanation_section import explanation_pictures
 from ldae.report.model_sections import attention_picture, code_picture, gap_picture, training_picture
 from ldae.report.robustness_section import robustness_pictures, robustness_table
 from ldae.report.run import Run
+from ldae.report.sample_section import sample_picture, sampling_table
 from ldae.report.scan_sections import interpolation_pictures, reconstruction_pictures, variation_pictures
 
 Build = Callable[[Run], Element | list[Element]]
@@ -92,6 +93,14 @@ CHAPTERS: Sequence[Chapter] = (
         (
             Part(interpolation_pictures, "interpolate", "ldae interpolate"),
             Part(interpolation_table, f"evaluation/interpolation/{TABLE}", "ldae evaluate interpolation"),
+        ),
+    ),
+    Chapter(
+        "Scans of nobody",
+        "Semantic codes drawn from the code sampler, with fresh stochastic codes.",
+        (
+            Part(sample_picture, "sample", ""),
+            Part(sampling_table, f"evaluation/sampling/{TABLE}", ""),
         ),
     ),
     Chapter(

@@ -67,13 +67,14 @@ class Job:
         return self.folder / str(output["Difference"])
 
     def command(self, *sources: Path) -> str:
-        """The command that renders these sources again."""
-        outputs = self.of(sources[0])
+        """The command that renders these sources again, or all that was drawn from none."""
+        outputs = self.of(sources[0]) if sources else self.outputs
         first = outputs[0]
+        steps = first.get("Steps", first["DecodeSteps"])
         words = ["ldae", self.verb, *map(short_path, sources)]
         words += ["--pipeline", short_path(self.pipeline), *_options(self.verb, outputs)]
-        words += ["--steps", str(first["Steps"])]
-        if first["DecodeSteps"] != first["Steps"]:
+        words += ["--steps", str(steps)]
+        if first["DecodeSteps"] != steps:
             words += ["--decode-steps", str(first["DecodeSteps"])]
         if first["Solver"] != DEFAULT_SOLVER:
             words += ["--solver", first["Solver"]]
@@ -84,6 +85,9 @@ def _options(verb: str, outputs: Sequence[Mapping[str, Any]]) -> list[str]:
     first = outputs[0]
     if verb == "vary":
         return ["-n", str(max(output["Variation"] for output in outputs)), "--seed", str(first["Seed"])]
+    if verb == "sample":
+        words = ["-n", str(len(outputs)), "--seed", str(first["Seed"])]
+        return words if first["TargetClass"] is None else [*words, "--class", first["TargetClass"]]
     if verb == "interpolate":
         return [word for output in outputs for word in ("--fraction", f"{output['Fraction']:g}")]
     if verb == "manipulate":
@@ -152,6 +156,10 @@ class Viewer:
     def rendered(self, path: str | Path, *, like: Path) -> NDArray[np.float32]:
         """What was rendered from the source `like`."""
         return self._scale(like).apply(_read(path))
+
+    def drawn(self, path: str | Path) -> NDArray[np.float32]:
+        """A scan of nobody, which lies in [0, 1] on the pipeline's grid as it was written."""
+        return _read(path)
 
     def map(self, path: str | Path, *, like: Path) -> NDArray[np.float32]:
         """A difference or a spread of what was rendered from `like`; 1 is its whole intensity range."""

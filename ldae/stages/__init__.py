@@ -9,6 +9,7 @@ from typing import Any
 _ROOMS = {
     "AutoencoderStage": "ldae.stages.autoencoder",
     "ClassificationStage": "ldae.stages.supervised",
+    "CodeSamplerStage": "ldae.stages.code_sampler",
     "DenoiserStage": "ldae.stages.denoiser",
     "RegressionStage": "ldae.stages.supervised",
     "RepresentationStage": "ldae.stages.representation",

@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldae.data.artefact import CONFIG_NAME, Component, load_component, whole
+from ldae.diffusion.code_sampler import CodeAxes, CodeSampler
 from ldae.diffusion.model import LatentDenoiser
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
 from ldae.errors import CheckpointError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.backbones import BackboneConfig
+from ldae.nets.code_denoiser import CodeDenoiser, CodeDenoiserConfig
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.image_networks import ImageNetwork, NetworkConfig, make_network
 from ldae.nets.normaliser import LatentNormaliser
@@ -167,3 +169,17 @@ def load_representation(folder: Path, *, unet: UNetConfig) -> tuple[Representati
     load_weights(encoder, _with_prefix(component.tensors, "encoder."), what=f"{folder} (encoder)")
     load_weights(estimator, _with_prefix(component.tensors, "estimator."), what=f"{folder} (estimator)")
     return Representation(encoder.eval(), estimator.eval()), component
+
+
+def load_code_sampler(folder: Path) -> tuple[CodeSampler, Component]:
+    """The code sampler of a component folder, in eval mode."""
+    component = load_component(folder, "code_sampler")
+    config, tensors = component.config, component.tensors
+    axes = CodeAxes(*(tensors[name] for name in CodeAxes._fields))
+    network = CodeDenoiser(
+        CodeDenoiserConfig(**config["network"]), size=axes.axes.shape[1], classes=len(config["classes"])
+    )
+    load_weights(network, _with_prefix(tensors, "network."), what=str(folder))
+    schedule = Schedule(ScheduleConfig(**config["schedule"]))
+    sampler = CodeSampler(network, axes, schedule=schedule, classes=config["classes"])
+    return sampler.requires_grad_(False).eval(), component

@@ -26,9 +26,8 @@ class ExponentialAverage(nn.Module, Generic[ModuleT]):
 
     def __init__(self, module: ModuleT, *, decay: float, buffers: bool = False) -> None:
         super().__init__()
-        self.average = AveragedModel(  # type: ignore[no-untyped-call]
-            module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=buffers
-        )
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(module, multi_avg_fn=average, use_buffers=buffers)
         self.average.requires_grad_(False).eval()
 
     def update(self, module: ModuleT) -> None:

@@ -21,6 +21,7 @@ subject,session,path,diagnosis,age,split
 2,3,scans/2_3.nii.gz,AD,72,test
 3,1,scans/3_1.nii.gz,MCI,72,train
 """
+KINDS = {"aekl": "autoencoder", "ldae_pretrain": "denoiser", "ldae_repr_learn": "representation"}
 
 
 class Program:
@@ -40,9 +41,12 @@ class Program:
             self.demo.cohort.parent.mkdir(parents=True)
             self.demo.cohort.write_text(COHORT)
         if words[0] == "fit":
-            kind = {"aekl": "autoencoder", "ldae_pretrain": "denoiser", "ldae_repr_learn": "representation"}
-            stage = StageFolder(run, kind[Path(words[2]).stem])
+            name = Path(words[2]).stem
+            stage = StageFolder(run, KINDS.get(name, name))
             stage.write(StageState(config={}, inputs={}, request="", seconds=60.0))
+            # the index names the newest component, the statistics stay as they are
+            (run / "pipeline" / "statistics").mkdir(parents=True, exist_ok=True)
+            (run / "pipeline" / "statistics" / "config.json").write_text("{}")
             for path in (stage.artefact, run / "pipeline" / "model_index.json"):
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(json.dumps(words))
@@ -68,7 +72,11 @@ def test_commands_come_in_order(demo: Demo, program: Program) -> None:
     assert set(verbs) <= set(VERBS)
     assert verbs[:5] == ["phantom", "fit", "latents", "fit", "fit"]
     assert verbs[-1] == "report"
-    assert {"embed", "probe", "evaluate", "reconstruct", "vary", "interpolate", "manipulate"} < set(verbs)
+    assert {"embed", "probe", "evaluate", "reconstruct", "vary", "interpolate", "manipulate", "sample"} < set(
+        verbs
+    )
+    # the code sampler learns from the embeddings, and is there before it is judged and drawn from
+    assert verbs.index("embed") + 1 == len(verbs) - 1 - verbs[::-1].index("fit") < verbs.index("sample")
 
 
 def test_what_the_program_is_told_can_be_parsed(demo: Demo, program: Program) -> None:
@@ -93,7 +101,7 @@ def test_a_second_time_only_fit_looks_again(demo: Demo, program: Program) -> Non
     demo.run(program)
     program.said.clear()
     assert demo.run(program) == 0
-    assert program.verbs() == ["fit"] * 3
+    assert program.verbs() == ["fit"] * 4
 
 
 def test_a_changed_input_runs_what_depends_on_it(demo: Demo, program: Program) -> None:
@@ -125,7 +133,8 @@ def test_timings_stay_those_of_the_time_a_step_ran(demo: Demo, program: Program)
     demo.run(program)
     first = json.loads((demo.run_dir / "timings.json").read_text())
     assert {"seconds_phantom", "seconds_latents", "seconds_embed"} < set(first)
-    assert first["seconds_autoencoder"] == first["seconds_denoiser"] == first["seconds_representation"] == 60
+    for kind in (*KINDS.values(), "code_sampler"):
+        assert first[f"seconds_{kind}"] == 60
     assert first["seconds_total"] == pytest.approx(
         sum(value for name, value in first.items() if name != "seconds_total")
     )

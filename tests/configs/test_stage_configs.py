@@ -22,6 +22,9 @@ FORMS = {
     **{f"published/{name}": [f"{name}.yaml", f"published/{name}.yaml"] for name in NAMES},
     **{f"demo/{name}": [f"demo/{name}.yaml"] for name in NAMES},
     UNTRAINED: ["ldae_repr_learn.yaml", f"{UNTRAINED}.yaml"],
+    # not a part of the published method
+    "code_sampler": ["code_sampler.yaml"],
+    "demo/code_sampler": ["demo/code_sampler.yaml"],
 }
 SUPERVISED = ("classification", "regression")
 NETWORKS = ("cnn", "cnn_attention", "resnet", "densenet", "resnet50_slices")
@@ -78,6 +81,10 @@ SMALL = {
         "model.init_args.encoder.backbone.arguments.channels": "[8, 16]",
         "model.init_args.encoder.backbone.arguments.blocks": "[1, 1]",
     },
+    "code_sampler": {
+        "model.init_args.network.width": "8",
+        "data.init_args.batch_size": "4",
+    },
 }
 
 
@@ -132,7 +139,7 @@ def overrides(form: str) -> list[str]:
 
 
 def test_no_config_is_left_out() -> None:
-    named = {*NAMES, *SUPERVISED, *NETWORKS}
+    named = {*NAMES, *SUPERVISED, *NETWORKS, "code_sampler"}
     stages = {path for path in CONFIGS.rglob("*.yaml") if path.stem in named}
     assert stages == {CONFIGS / config for configs in FORMS.values() for config in configs}
 

@@ -6,17 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from coded_cohort import SIZE, write_coded_cohort
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
+from ldae.cli.main import main
 from ldae.cli.verbs.probe import HEADS as OFFERED
 from ldae.data.artefact import read_json
+from ldae.data.latents import LatentStore
+from ldae.data.split import split_hash
 from ldae.errors import InputError
 from ldae.evaluation.head_choice import HEADS
 from ldae.evaluation.predictions import read_metrics
 from ldae.evaluation.probes import fit_probe, is_fitted
 from ldae.pipeline.embeddings import read_embeddings
 from ldae.pipeline.head_folder import load_head
+from ldae.pipeline.manipulation import resolve_head
 
 SUBJECTS = 120
 
@@ -122,3 +127,51 @@ def test_heads_that_do_not_suit_are_refused(embeddings: Path, tmp_path: Path) ->
         fit_probe(embeddings, target="diagnosis", out=tmp_path / "x", head="forest")
     with pytest.raises(InputError, match="Run: ldae embed --depths"):
         fit_probe(embeddings, target="diagnosis", out=tmp_path / "x", head="ladine", depths=True)
+
+
+def write_latents(run: Path, frame: pd.DataFrame, *, split: str | None = None) -> LatentStore:
+    """A store of latents that are raised in one corner in AD."""
+    store = LatentStore(run / "latents", autoencoder="a" * 64, spec="s" * 64)
+    generator = torch.Generator().manual_seed(0)
+    for subject, diagnosis in zip(frame["subject"], frame["diagnosis"], strict=True):
+        mean = torch.randn((2, 4, 4, 4), generator=generator)
+        mean[0, :2, :2, :2] += 2.0 * (diagnosis == "AD")
+        store.write(subject, mean, torch.ones_like(mean))
+    store.write_index(frame.assign(key=frame["subject"]), split or split_hash(frame))
+    return store
+
+
+def test_heads_can_be_fitted_on_spatial_latents(embeddings: Path, tmp_path: Path) -> None:
+    frame = read_embeddings(embeddings)
+    write_latents(tmp_path, frame)
+    words = ["probe", "--run-dir", tmp_path, "--embeddings", embeddings, "--target", "diagnosis"]
+    assert main([*map(str, words), "--head", "noise-aware", "--latents"]) == 0
+    folder = tmp_path / "heads" / "diagnosis-noise-aware-latents"
+    fitted, metrics = load_head(folder), read_metrics(folder)
+    assert fitted.head.latent_shape_ == (2, 4, 4, 4)  # type: ignore[attr-defined]
+    assert fitted.directions.shape == (1, SIZE)
+    assert metrics["auc"] > 0.9
+    assert {"u_entropy", "u_disagreement"} < set(pd.read_csv(folder / "predictions.csv").columns)
+    with pytest.raises(InputError, match=r"code of 6 numbers, got .*-latents, which takes 128"):
+        resolve_head(folder, std=np.ones(SIZE), pipeline=fitted.pipeline)
+
+
+def test_latents_that_do_not_fit_are_refused(embeddings: Path, tmp_path: Path) -> None:
+    frame, out = read_embeddings(embeddings), tmp_path / "head"
+    with pytest.raises(FileNotFoundError, match="Run first: ldae latents"):
+        fit_probe(embeddings, target="diagnosis", out=out, head="purify", latents=tmp_path / "latents")
+    with pytest.raises(InputError, match="latents must be left out for head density; noise-aware"):
+        fit_probe(embeddings, target="diagnosis", out=out, head="density", latents=tmp_path / "latents")
+    write_latents(tmp_path, frame[frame["diagnosis"] != "CN"], split=split_hash(frame))
+    with pytest.raises(InputError, match=r"must have a latent in .*, got none of s000 1"):
+        fit_probe(embeddings, target="diagnosis", out=out, head="diffusion", latents=tmp_path / "latents")
+    write_latents(tmp_path, frame, split="b" * 64)
+    with pytest.raises(InputError, match=r"must be of the split of the embeddings, .* got bbbbbbbbbbbb"):
+        fit_probe(embeddings, target="diagnosis", out=out, head="diffusion", latents=tmp_path / "latents")
+
+
+def test_a_drawn_class_keeps_its_own_direction(embeddings: Path, tmp_path: Path) -> None:
+    folder = fit_probe(embeddings, target="diagnosis", out=tmp_path / "augmented", head="augmented")
+    fitted = load_head(folder)
+    assert fitted.directions[0].argmax() == 0
+    assert read_metrics(folder)["auc"] > 0.85

@@ -23,6 +23,7 @@ NAMES = {
     "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
     "explanation": "which voxels, slices and numbers of the code make a head say what it says",
     "robustness": "every head on corrupted and attacked scans, and on scans that no head was made for",
+    "sampling": "whether drawn scans are like real ones, as various, and not copies",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
 OPTIONS = {
@@ -34,6 +35,7 @@ OPTIONS = {
     "calibration": ("split", "by"),
     "explanation": (*SAMPLING, "target_class"),
     "robustness": ("target", "quick"),
+    "sampling": ("split", "decode_steps", "solver", "limit"),
 }
 HEADED = ("counterfactual", "calibration", "explanation")
 SWEEP = "solvers"

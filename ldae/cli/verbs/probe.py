@@ -26,6 +26,10 @@ HEADS = (
     "evidential",
     "hac",
     "density",
+    "noise-aware",
+    "purify",
+    "diffusion",
+    "augmented",
 )
 
 
@@ -47,10 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=HEADS,
         help="linear probe (tempered: with a temperature), networks (mlp; ensemble: five; dropout; laplace), "
         "nearest neighbours, an ensemble over the encoder's depths, label diffusion (ladine: over the same "
-        "depths; card: one member), Dirichlet heads (evidential; hac: modulated first; density) "
+        "depths; card: one member), Dirichlet heads (evidential; hac: modulated first; density), trained "
+        "with noise (noise-aware), on purified codes (purify), by denoising error (diffusion), linear with "
+        "drawn codes for rare classes (augmented) "
         "(default: linear, unless `ldae evaluate robustness` of the run has found a better one)",
     )
-    parser.add_argument(
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--latents",
+        action="store_true",
+        help="give noise-aware, purify or diffusion the spatial latents of `ldae latents`, not the codes",
+    )
+    given.add_argument(
         "--depths",
         action="store_true",
         help="give depths or ladine the encoder's depths of `ldae embed --depths`",
@@ -90,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         head=head,
         depths=args.depths or (chosen and head in DEPTH_HEADS),
+        latents=args.run_dir / "latents" if args.latents else None,
     )
     print(f"Wrote {folder}")
     return 0
@@ -97,4 +110,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder_name(args: argparse.Namespace) -> str:
     """The column, and the head unless it is the default."""
-    return str(args.target if args.head in (None, HEADS[0]) else f"{args.target}-{args.head}")
+    latents = "-latents" if args.latents else ""
+    named = args.target if args.head in (None, HEADS[0]) else f"{args.target}-{args.head}"
+    return f"{named}{latents}"

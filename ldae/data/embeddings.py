@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of semantic codes as a file, one row a scan."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldae.data.artefact import atomic_path
+from ldae.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CODE_COLUMN = re.compile(r"y_\d{3,}")
+DEPTH_COLUMN = re.compile(r"e(\d+)_\d{3,}")
+METADATA_KEY = b"ldae"
+
+
+def code_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold the semantic code, in order."""
+    return [name for name in frame.columns if CODE_COLUMN.fullmatch(str(name))]
+
+
+def code_array(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """The semantic codes of an embeddings table, [N, D]."""
+    return np.asarray(frame[code_columns(frame)].to_numpy(dtype=np.float64))
+
+
+def is_code(name: object) -> bool:
+    """Whether a column holds a number of a code or of a depth."""
+    return any(pattern.fullmatch(str(name)) for pattern in (CODE_COLUMN, DEPTH_COLUMN))
+
+
+def depth_array(frame: pd.DataFrame) -> tuple[NDArray[np.float64], list[int]]:
+    """The encoder's depths e1, e2, ... and last the semantic code, side by side [N, F], and their widths.
+
+    Raises:
+        InputError: The table has none.
+    """
+    depths: dict[int, list[str]] = {}
+    for name in map(str, frame.columns):
+        found = DEPTH_COLUMN.fullmatch(name)
+        if found:
+            depths.setdefault(int(found[1]), []).append(name)
+    if not depths:
+        raise InputError(
+            "Embeddings must hold the encoder's depths, e1_000 and on, got none in "
+            f"{frame.attrs.get('path', 'the table')}. Run: ldae embed --depths"
+        )
+    columns = [*(depths[place] for place in sorted(depths)), code_columns(frame)]
+    values = frame[[name for names in columns for name in names]].to_numpy(dtype=np.float64)
+    return np.asarray(values), [len(names) for names in columns]
+
+
+def read_embeddings(path: str | Path) -> pd.DataFrame:
+    """An embeddings table; `attrs` holds "pipeline" (sha256), "code_std" and, of a cohort, "split" (hash).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is no embeddings table.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: embeddings must be a file that `ldae embed` wrote.")
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise CheckpointError(f"{path} must be a Parquet file, but reading it failed: {error}.") from error
+    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
+    if metadata is None:
+        raise CheckpointError(f"{path} must be a table that `ldae embed` wrote, got one without its hashes.")
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs = {**json.loads(metadata), "path": str(path)}
+    return frame
+
+
+def check_embeddings(frame: pd.DataFrame, *, pipeline: str, folder: str | Path) -> None:
+    """Stop when an embeddings table was made by another pipeline than the one with this sha256.
+
+    Raises:
+        CheckpointError: With both hashes.
+    """
+    found = frame.attrs["pipeline"]
+    if found != pipeline:
+        raise CheckpointError(
+            f"{frame.attrs['path']} was made by pipeline {found[:12]}, but {folder} holds pipeline "
+            f"{pipeline[:12]}. Run again: ldae embed"
+        )
+
+
+def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
+    import pyarrow
+    from pyarrow import parquet
+
+    plain = frame.copy(deep=False)
+    plain.attrs = {}
+    table = pyarrow.Table.from_pandas(plain, preserve_index=False)
+    kept = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(frame.attrs, allow_nan=False).encode()}
+    with atomic_path(path) as temporary:
+        parquet.write_table(table.replace_schema_metadata(kept), temporary)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A classifier that knows how much noise a code or latent carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ldae.heads.checks import check_number
+from ldae.heads.classifier import TrainingSet
+from ldae.heads.noised_network import NoisedClassifier, NoisedTraining, fit_noised
+from ldae.heads.shaped import ShapedClassifier, frozen, mean_and_disagreement, one_by_one
+from ldae.heads.stacked import load_arrays, seeded, subset, to_arrays
+from ldae.heads.uncertainty import softmax_uncertainty
+
+NETWORK = "network."
+TOP_LEVEL = 1000
+
+
+class NoiseAwareClassifier(ShapedClassifier):
+    """p(y | z_t, t): which class a noised code or latent belongs to.
+
+    The classifier of classifier guidance (arXiv 2105.05233, section 4), trained on codes half of which are
+    clean and half noised to a uniform level; on codes an MLP, on latents a 3D residual network. Noise in
+    training acts as ridge does, and leaves a classifier that also judges z_t on the way down. The number of
+    epochs is the best for the first fold, held out; the head is then fitted on all codes for as many.
+
+    Args:
+        latent_shape: (C, h, w, d) of latents that come as flat rows; None takes rows for codes, and the shape
+            of [N, C, h, w, d] from there.
+        highest_level: Judge a code as it is (0), or as the mean over `draws` noised versions at levels up to
+            this one, 1000 at most.
+        draws: Number of noised versions; the same noise for every scan.
+        clean: Share of clean codes in training.
+        hidden: Widths of the MLP's hidden layers.
+        width: Channels of the residual network.
+        epochs: Most epochs.
+        batch_size: Codes a step.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        folds: Number of folds; the first is held out to choose the epochs.
+        positive_label: The class that binary scores speak of, such as "AD"; None takes the last of two.
+        random_state: Seed of folds, initial weights, batches and noise.
+
+    Attributes:
+        classes_: Sorted class labels [C].
+        positive_label_: Positive class; None past two classes when none was named.
+        epochs_: The number of epochs that was chosen.
+        latent_shape_: Shape of a latent; None for codes.
+
+    Example:
+        >>> import numpy as np
+        >>> from ldae.heads import NoiseAwareClassifier
+        >>> codes = np.linspace(-2, 2, 40)[:, None]
+        >>> head = NoiseAwareClassifier(epochs=30).fit(codes, np.where(codes[:, 0] > 0, "AD", "CN"))
+        >>> head.predict([[-1.5], [1.5]]).tolist()
+        ['CN', 'AD']
+        >>> bool(head.posterior([[1.0]], level=1000).max() < 0.7)  # nothing but noise
+        True
+    """
+
+    network_: NoisedClassifier
+    epochs_: int
+
+    def __init__(
+        self,
+        *,
+        latent_shape: Sequence[int] | None = None,
+        highest_level: int = 0,
+        draws: int = 16,
+        clean: float = 0.5,
+        hidden: Sequence[int] = (64,),
+        width: int = 16,
+        epochs: int = 80,
+        batch_size: int = 64,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.1,
+        folds: int = 5,
+        positive_label: str | int | None = None,
+        random_state: int | None = 0,
+    ) -> None:
+        self.latent_shape = latent_shape
+        self.highest_level = highest_level
+        self.draws = draws
+        self.clean = clean
+        self.hidden = hidden
+        self.width = width
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.folds = folds
+        self.positive_label = positive_label
+        self.random_state = random_state
+
+    def _fit(self, training: TrainingSet) -> None:
+        options = NoisedTraining(
+            self.epochs, self.batch_size, self.learning_rate, self.weight_decay, self.clean
+        )
+        rows = self._standardised(training.features), torch.from_numpy(training.encoded)
+        first = training.folds[0]
+        with seeded(self.seed_):
+            network, self.epochs_ = fit_noised(
+                self._network(),
+                rows,
+                training=options,
+                folds=(torch.from_numpy(first[0]), torch.from_numpy(first[1])),
+            )
+        self.network_ = frozen(network)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class [N, C], columns in the order of `classes_`."""
+        return self._judged(X)[0]
+
+    def posterior(self, noised: ArrayLike, *, level: int) -> NDArray[np.float64]:
+        """p(y | z_t, t) [N, C] of standardised codes or latents that already carry noise.
+
+        Args:
+            noised: sqrt(A_t) z_0 + sqrt(1 - A_t) eps with z_0 = (X - mean_) / scale_.
+            level: 0 for A = 1, t + 1 for level t of the default noise schedule.
+
+        Raises:
+            InputError: No such level, or another shape than fitted on.
+        """
+        check_number("level", level, least=0, most=TOP_LEVEL)
+        values = torch.from_numpy(self._checked(noised)).float()
+        values = values.reshape(-1, *self._shape)
+        told = torch.tensor([level])
+        return one_by_one(lambda row: self.network_(row[None], told)[0].double().softmax(0), values)
+
+    def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
+        """A row a code: entropy, least_confidence, and disagreement between its noised versions, in nats."""
+        chances, disagreement = self._judged(X)
+        return softmax_uncertainty(chances).assign(disagreement=disagreement)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The fitted head as a JSON-able dictionary and named arrays."""
+        self._check_fitted()
+        weights = {f"{NETWORK}{name}": array for name, array in to_arrays(self.network_).items()}
+        return self._config() | {"epochs": self.epochs_}, self._own_arrays() | weights
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """The head that `state` described.
+
+        Raises:
+            CheckpointError: Another head's state, or arrays that do not fit it.
+        """
+        head = cls._reshaped(config, arrays)
+        head.epochs_ = int(config["epochs"])
+        head.network_ = frozen(load_arrays(head._network(), subset(arrays, NETWORK), head=cls.__name__))
+        return head
+
+    def _check_options(self) -> None:
+        check_number("highest_level", self.highest_level, least=0, most=TOP_LEVEL)
+        check_number("draws", self.draws, least=1)
+        check_number("clean", self.clean, least=0, most=1)
+        check_number("epochs", self.epochs, least=1)
+        super()._check_options()
+
+    def _network(self) -> NoisedClassifier:
+        return NoisedClassifier(
+            self._shape, classes=len(self.classes_), hidden=list(self.hidden), width=self.width
+        )
+
+    def _judged(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Class probabilities [N, C], and what the noised versions disagree by [N]."""
+        values = self._standardised(self._checked(X))
+        draws = self.draws if self.highest_level else 1
+        level = torch.linspace(self.highest_level / draws, self.highest_level, draws).round().long()
+        noise = torch.randn((draws, *self._shape), generator=torch.Generator().manual_seed(self.seed_))
+
+        def judge(row: Tensor) -> Tensor:
+            z = self.network_.noised(row.expand_as(noise), noise, level)
+            chances: Tensor = self.network_(z, level).double().softmax(1)
+            return chances
+
+        return mean_and_disagreement(one_by_one(judge, values))

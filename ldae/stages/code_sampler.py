@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optional stage after the pipeline: a diffusion model of its codes (DiffAE, arXiv 2111.15640)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldae.data.artefact import NETWORKS, component_sha256, save_component
+from ldae.diffusion.code_sampler import CodeAxes, CodeSampler, measure_codes
+from ldae.diffusion.schedule import Schedule, ScheduleConfig
+from ldae.errors import InputError
+from ldae.nets.code_denoiser import UNKNOWN, CodeDenoiser, CodeDenoiserConfig
+from ldae.stages.ema import ExponentialAverage
+from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+
+VALIDATION_LEVELS = 32
+
+
+class CodeSamplerStage(Stage):
+    """Trains the code sampler; exports the average whose validation loss was the lowest.
+
+    A few hundred codes are soon learned by heart, and what is learned by heart is drawn again: the validation
+    loss says when to stop, and that of the classes' Gaussians beside it whether there was anything to learn.
+
+    Args:
+        run_dir: Folder of the run.
+        network: Size of the MLP.
+        schedule: Noise schedule.
+        variance: Share of the codes' variance within classes whose principal axes are kept.
+        unlabelled: Share of training codes whose class is not told, so that codes of no given class can be
+            drawn (arXiv 2207.12598).
+        draws: Noise levels drawn for each code of a batch.
+        optimiser: Adam and its schedule.
+        ema_decay: Decay of the weight average.
+        seed: Seed of every random draw.
+    """
+
+    kind = "code_sampler"
+    best_loss: Tensor
+    gaussian_loss: Tensor
+
+    def __init__(
+        self,
+        *,
+        run_dir: str = "outputs/run",
+        network: CodeDenoiserConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        variance: float = 0.999,
+        unlabelled: float = 0.2,
+        draws: int = 1,
+        optimiser: OptimiserConfig | None = None,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(run_dir=run_dir, seed=seed)
+        for name, value in (("variance", variance), ("unlabelled", unlabelled)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} must be a share between 0 and 1, got {value}.")
+        self.network_config = network or CodeDenoiserConfig()
+        self.schedule = Schedule(schedule)
+        self.variance, self.unlabelled, self.draws = variance, unlabelled, draws
+        self.optimiser_config = optimiser or OptimiserConfig()
+        self.ema_decay = ema_decay
+        self.sampler: CodeSampler
+        self.register_buffer("best_loss", torch.tensor(math.inf))
+        self.register_buffer("gaussian_loss", torch.tensor(math.inf))
+
+    def setup(self, stage: str) -> None:
+        """Find the principal axes of the training codes and build the network for them."""
+        if hasattr(self, "sampler"):
+            return
+        data = self.datamodule
+        train = data.datasets["train"]
+        axes = measure_codes(train.codes, train.labels, classes=len(data.classes), variance=self.variance)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            network = CodeDenoiser(self.network_config, size=axes.axes.shape[1], classes=len(data.classes))
+        self.sampler = CodeSampler(network, axes, schedule=self.schedule, classes=data.classes)
+        self.ema = ExponentialAverage(network, decay=self.ema_decay)
+        self.best = copy.deepcopy(network).requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        """Adam over the network."""
+        config = self.optimiser_config
+        phases = [Phase(self.total_steps, (config.lr,))]
+        parameters = list(self.sampler.network.parameters())
+        optimiser, schedule = make_optimiser(config, [parameters], phases=phases)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(
+        self, epoch: int, batch_index: int, optimizer: Optimizer | Any, closure: Any = None
+    ) -> None:
+        """One optimiser step, then one step of the average."""
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
+        self.ema.update(self.sampler.network)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One batch {"code": [B, D], "label": [B]} at uniform levels."""
+        codes, label = (batch[name].repeat_interleave(self.draws, 0) for name in ("code", "label"))
+        told = torch.rand(len(label), device=label.device) >= self.unlabelled
+        t = torch.randint(len(self.schedule), (len(codes),), device=codes.device)
+        noise = torch.randn(len(codes), self.sampler.size, device=codes.device)
+        label = torch.where(told, label, UNKNOWN)
+        loss = self.sampler.errors(self.sampler.network, codes, t=t, noise=noise, label=label)[0].mean()
+        self.log("train/loss", loss.detach(), batch_size=len(codes), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The average's loss at even levels, class told and not, beside that of the classes' Gaussians."""
+        codes, label = (batch[name].repeat_interleave(VALIDATION_LEVELS, 0) for name in ("code", "label"))
+        generator = torch.Generator().manual_seed(self.seed + batch_index)
+        noise = torch.randn((len(codes), self.sampler.size), generator=generator).to(codes)
+        levels = torch.linspace(0, len(self.schedule) - 1, VALIDATION_LEVELS, device=codes.device)
+        t = levels.round().long().repeat(len(batch["code"]))
+        found = {
+            name: self.sampler.errors(self.ema.module, codes, t=t, noise=noise, label=told)
+            for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN)))
+        }
+        values = {f"val/loss_{name}": errors[0].mean() for name, errors in found.items()}
+        values["val/loss"] = torch.stack(list(values.values())).mean()
+        values["val/gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
+        self.log_dict(values, batch_size=len(codes), prog_bar=True, sync_dist=True)
+        # all validation codes are one batch; the check before the training counts, which judges the Gaussian
+        if values["val/loss"] < self.best_loss:
+            self.best_loss.copy_(values["val/loss"])
+            self.gaussian_loss.copy_(values["val/gaussian"])
+            self.best.load_state_dict(self.ema.module.state_dict())
+
+    def networks(self) -> list[nn.Module]:
+        """The denoiser of codes."""
+        return [self.sampler.network]
+
+    def export(self, folder: Path) -> str:
+        """Write the best average with the principal axes, the schedule and the classes."""
+        data = self.datamodule
+        validated = bool(torch.isfinite(self.best_loss))
+        network = self.best if validated else self.ema.module
+        tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        return save_component(
+            folder,
+            kind=self.kind,
+            config={
+                "network": asdict(self.network_config),
+                "schedule": asdict(self.schedule.config),
+                "condition": data.condition,
+                "classes": list(self.sampler.classes),
+            },
+            tensors={**tensors, **{name: getattr(self.sampler, name) for name in CodeAxes._fields}},
+            spec=data.spec.to_dict(),
+            split=data.split_hash,
+            parents={
+                **{kind: component_sha256(self.run_dir / kind) for kind in NETWORKS},
+                "embeddings": data.embeddings_sha256,
+            },
+            extra={
+                "codes": len(data.datasets["train"]),
+                "loss": float(self.best_loss) if validated else None,
+                "loss_gaussian": float(self.gaussian_loss) if validated else None,
+            },
+        )
