@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -13,6 +14,30 @@ def process_count() -> int:
     """Number of processes that train together, 1 outside of such a training."""
     together = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of each process's values, in all of them; gradients are summed likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of each process's values, in all of them."""
+    if process_count() == 1:
+        return x
+    total: Tensor = _SumOverProcesses.apply(x)
+    return total / process_count()
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -34,9 +59,9 @@ class SharedBatchNorm(_BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *(1 for _ in axes[1:])]
         values = x.float()
-        mean: Tensor = all_reduce(values.mean(axes)) / ranks  # type: ignore[no-untyped-call]
+        mean = mean_over_processes(values.mean(axes))
         offsets = values - mean.view(shape)
-        variance: Tensor = all_reduce(offsets.square().mean(axes)) / ranks  # type: ignore[no-untyped-call]
+        variance = mean_over_processes(offsets.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), count=ranks * x.numel() // x.shape[1])
         normalised: Tensor = offsets * (variance + self.eps).rsqrt().view(shape)
         if self.affine:

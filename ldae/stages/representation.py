@@ -16,6 +16,7 @@ from ldae.data.artefact import Component, component_sha256, save_component
 from ldae.diffusion.model import GuidedDiffusion
 from ldae.diffusion.prediction import add_noise
 from ldae.errors import CheckpointError
+from ldae.nets.batch_norm import mean_over_processes
 from ldae.nets.blocks import zeroed
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
@@ -164,7 +165,7 @@ class RepresentationStage(Stage):
         error: Tensor = (self.regressor(y).float() - z0.flatten(1)).square()
         unexplained = self.learned.estimator.unexplained
         if unexplained is not None:
-            measured = self.mean_over_processes(error.detach().mean(0))
+            measured = mean_over_processes(error.detach().mean(0))
             unexplained.lerp_(measured.reshape(unexplained.shape), UNEXPLAINED_RATE)
         return error.mean()
 

@@ -190,14 +190,6 @@ class Stage(FiniteLoss):
         """Noise levels that depend on each scan's number alone and spread evenly over many numbers, [B]."""
         return ((index.double() * GOLDEN_RATIO) % 1 * steps).long()
 
-    def mean_over_processes(self, value: Tensor) -> Tensor:
-        """The mean of a value that each process has measured on as many scans."""
-        if process_count() == 1:
-            return value
-        mean = self.trainer.strategy.reduce(value, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return mean
-
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training.
