@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ldae.data.artefact import atomic_path, sha256_file, write_json
 from ldae.data.cohort import read_cohort, write_cohort
@@ -212,15 +214,24 @@ def _compute(task: Task, *, way: Way, target: Path) -> dict[str, Any]:
     """Register one scan and write all that comes of it."""
     scratch = Work(way.out).scratch(task.record.item)
     scratch.mkdir(parents=True, exist_ok=True)
-    mask = None if task.mask is None else given_mask(task.mask, scan=task.path)
-    if way.brain == "hd-bet":
-        mask = hd_bet_mask(task.path, scratch=scratch)
-    result = register(task.path, mask=mask, transform=way.transform, spacing=way.spacing, scratch=scratch)
+    try:
+        mask = _mask(task, way, scratch=scratch)
+        kind, spacing = way.transform, way.spacing
+        result = register(task.path, mask=mask, transform=kind, spacing=spacing, scratch=scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     _write(task, way, result=result, target=target)
     geometry = read_geometry(open_scan(task.path), task.path)
     millilitres = float(result.mask.sum()) * abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
     quality = {"overlap": round(result.overlap, 4), "similarity": round(result.similarity, 4)}
     return {"content": sha256_file(target), "quality": quality | {"brain_ml": round(millilitres, 1)}}
+
+
+def _mask(task: Task, way: Way, *, scratch: Path) -> NDArray[np.bool_] | None:
+    """The brain on the scan's own grid, or None where the template's is carried back."""
+    if task.mask is not None:
+        return given_mask(task.mask, scan=task.path)
+    return hd_bet_mask(task.path, scratch=scratch) if way.brain == "hd-bet" else None
 
 
 def _write(task: Task, way: Way, *, result: Registered, target: Path) -> None:

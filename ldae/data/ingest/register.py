@@ -22,6 +22,8 @@ from ldae.data.ingest.extras import need
 
 TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
 SPACE = "MNI152NLin2009aSym"
+# Voxels that the first, rough mask is widened by.
+AROUND = 2
 
 Affine = NDArray[np.float64]
 
@@ -71,9 +73,19 @@ def register(
         head = ants.n4_bias_field_correction(head, mask=ants.get_mask(head), shrink_factor=4)
         brain = None if mask is None else head.new_image_like(mask.astype(np.float32))
         moving = head if brain is None else head * brain
-        found = ants.registration(fixed, moving, type_of_transform=TRANSFORMS[transform])
+        first = TRANSFORMS["affine"] if brain is None else TRANSFORMS[transform]
+        found = ants.registration(fixed, moving, type_of_transform=first)
         if brain is None:
-            brain = _carry_back(ants, found, head, ants.from_nibabel_nifti(inside))
+            # The template is a brain alone: skull and neck pull the first transform off, a second has none.
+            template_brain = ants.from_nibabel_nifti(inside)
+            around = ants.iMath(_carry_back(ants, found, head, template_brain), "MD", AROUND)
+            found = ants.registration(
+                fixed,
+                head * around,
+                type_of_transform=TRANSFORMS[transform],
+                initial_transform=found["fwdtransforms"][0],
+            )
+            brain = _carry_back(ants, found, head, template_brain)
         there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
         bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
     values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0

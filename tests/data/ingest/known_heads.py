@@ -16,12 +16,13 @@ from scipy.spatial.transform import Rotation
 
 from ldae.data.ingest.register import Registered, dice
 
-SHAPE, SPACING = (84, 96, 84), 2.3
-PAD = 12
+EXTENT_MM = (193, 221, 193)
+SPACING = 1.15  # of a scan, as a share of the spacing of the template that it is made of
+PAD_MM = 24
 
 
 @lru_cache(maxsize=2)
-def template(spacing: int = 2) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+def template(spacing: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """The template and its brain mask."""
     from nilearn import datasets
 
@@ -39,40 +40,41 @@ def turned() -> NDArray[np.float64]:
     return place
 
 
-def make_head(path: Path, place: NDArray[np.float64], *, seed: int) -> nib.Nifti1Image:
+def make_head(path: Path, place: NDArray[np.float64], *, seed: int, spacing: int) -> nib.Nifti1Image:
     """Save the template in a skull and scalp, moved, with bias and noise; return where its brain is."""
-    image, inside = template()
-    mask = np.pad(np.asarray(inside.dataobj) > 0, PAD)
-    values = np.pad(np.asarray(image.dataobj, dtype=np.float32), PAD)
-    distance = 2 * ndimage.distance_transform_edt(~mask)
+    image, inside = template(spacing)
+    pad, step = PAD_MM // spacing, SPACING * spacing
+    mask = np.pad(np.asarray(inside.dataobj) > 0, pad)
+    values = np.pad(np.asarray(image.dataobj, dtype=np.float32), pad)
+    distance = spacing * ndimage.distance_transform_edt(~mask)
     head = values / values.max() * 700 + 350 * ((distance > 6) & (distance <= 14))
     affine = image.affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ np.full(3, float(PAD))
-    # left is first, as a scanner may have it, and no RAS order
-    grid = np.array([[-SPACING, 0, 0, 98], [0, SPACING, 0, -125], [0, 0, SPACING, -85], [0, 0, 0, 1]])
-    scan = resample_from_to(nib.Nifti1Image(head, place @ affine), (SHAPE, grid), order=1)
-    brain = resample_from_to(nib.Nifti1Image(mask.astype(np.uint8), place @ affine), (SHAPE, grid), order=0)
-    noise = np.abs(np.random.default_rng(seed).normal(0, 12, SHAPE))
-    bias = 1 + 0.35 * np.linspace(-1, 1, SHAPE[0])[:, None, None]
+    affine[:3, 3] -= affine[:3, :3] @ np.full(3, float(pad))
+    # left is first, as a scanner may have it
+    grid = np.array([[-step, 0, 0, 98], [0, step, 0, -125], [0, 0, step, -85], [0, 0, 0, 1]])
+    shape = tuple(round(length / step) for length in EXTENT_MM)
+    scan = resample_from_to(nib.Nifti1Image(head, place @ affine), (shape, grid), order=1)
+    brain = resample_from_to(nib.Nifti1Image(mask.astype(np.uint8), place @ affine), (shape, grid), order=0)
+    noise = np.abs(np.random.default_rng(seed).normal(0, 12, shape))
+    bias = 1 + 0.35 * np.linspace(-1, 1, shape[0])[:, None, None]
     whole = nib.Nifti1Image((np.asarray(scan.dataobj) * bias + noise).astype(np.float32), grid)
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(whole, path)
     return brain
 
 
-def make_cohort(folder: Path, places: list[NDArray[np.float64]]) -> tuple[Path, list[nib.Nifti1Image]]:
-    """A cohort of such heads, with a true mask a scan beside it, and the masks."""
-    rows, brains = [], []
+def make_cohort(folder: Path, places: list[NDArray[np.float64]], *, spacing: int = 2) -> Path:
+    """A cohort of such heads, with a true mask a scan beside it."""
+    rows = []
     for number, place in enumerate(places, start=1):
-        brain = make_head(folder / f"scan{number}.nii.gz", place, seed=number)
+        brain = make_head(folder / f"scan{number}.nii.gz", place, seed=number, spacing=spacing)
         nib.save(brain, folder / f"mask{number}.nii.gz")
         rows.append(
             {"subject": f"{number}", "session": "1", "path": f"scan{number}.nii.gz"}
             | {"diagnosis": "CN", "age": 70, "sex": "F", "mask": f"mask{number}.nii.gz"}
         )
-        brains.append(brain)
     pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
-    return folder / "cohort.csv", brains
+    return folder / "cohort.csv"
 
 
 def in_place(
