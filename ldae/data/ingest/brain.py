@@ -64,8 +64,9 @@ def hd_bet_mask(scan: Path, *, scratch: Path) -> NDArray[np.bool_]:
     image = open_scan(scan)
     source, target = scratch / "head.nii.gz", scratch / "brain.nii.gz"
     nib.save(nib.as_closest_canonical(image), source)
-    words = [PROGRAM, "-i", source, "-o", target, "-device", _device(), "--save_bet_mask", "--no_bet_image"]
-    words += ["--disable_tta"] if _device() == "cpu" else []
+    device = _device()
+    words = [PROGRAM, "-i", str(source), "-o", str(target), "-device", device]
+    words += ["--save_bet_mask", "--no_bet_image", *(["--disable_tta"] if device == "cpu" else [])]
     done = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST, check=False)
     found = scratch / "brain_bet.nii.gz"
     if done.returncode or not found.is_file():

@@ -88,6 +88,8 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
         scratch=scratch,
     )
     check_converted(volume.voxels, volume.affine, slices=stack)
+    if volume.voxels.min() == volume.voxels.max():
+        raise RejectionError("extract", "no image: one value everywhere")
     check_burned_in(volume.voxels, declared=declared)
     volume.flags += [f"{duplicates} duplicate slices left out"] if duplicates else []
     volume.flags += ["contrast told by header values only"] if chosen == "header" else []

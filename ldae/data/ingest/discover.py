@@ -111,7 +111,8 @@ def _series_uid(path: Path) -> str:
             header = pydicom.dcmread(
                 path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=bare
             )
-        uid = str(header.get("SeriesInstanceUID", ""))
+            # elements are read, and complained of, when they are asked for
+            uid = str(header.get("SeriesInstanceUID", ""))
     except Exception:  # whatever a parser makes of damaged bytes
         uid = ""
     if uid or bare:

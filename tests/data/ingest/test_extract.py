@@ -160,6 +160,12 @@ def test_unwanted_or_broken_series_have_a_reason(tmp_path: Path, export: Export,
         extracted(tmp_path / "in")
 
 
+def test_an_empty_image_has_a_reason(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 0 * VOXELS, straight(), export=Export())
+    with pytest.raises(RejectionError, match="one value everywhere"):
+        extracted(tmp_path / "in")
+
+
 def test_a_tilted_stack_is_refused(tmp_path: Path) -> None:
     sheared = straight()
     sheared[:3, 0] += (0, 0.1, 0)

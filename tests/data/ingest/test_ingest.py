@@ -189,10 +189,16 @@ def test_the_command_tells_what_happened_and_nobodys_name(hospital: Path, tmp_pa
         "InstitutionName": "Klinikum Sonnenberg " * 5,
         "StudyTime": "um zehn",
         "PatientAge": "Frau Meyer ist 72",
+        "SeriesInstanceUID": "Meyer 1",
     }
     with pydicom.config.disable_value_validation():
         write_series(tmp_path / "in", head(), straight(), export=Export(elements=broken))
-        write_series(tmp_path / "in" / "2", head(), straight(), export=Export(elements=broken, drop=[3]))
+        write_series(
+            tmp_path / "in" / "2",
+            head(),
+            straight(),
+            export=Export(elements=broken | {"SeriesInstanceUID": "Meyer 2"}, drop=[3]),
+        )
     out = tmp_path / "cohort"
     words = [sys.executable, "-W", "always", "-c", ENTRY, "ingest", tmp_path / "in", "--out", out]
     done = subprocess.run([*words, "--min-slices", "20"], capture_output=True, text=True, check=False)
