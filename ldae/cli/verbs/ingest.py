@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldae.cli.options import add_out, add_seed, positive
 
@@ -90,9 +91,21 @@ def _show(summary: Summary) -> None:
         print(f"  {count:5} {reason}")
     if summary.ignored:
         print(f"{summary.ignored} other files")
-    if share := summary.review.get("agreement"):
-        print(f"Reviewers: {share['scans']} scans both, agreement {share['share']}, kappa {share['kappa']}")
-    if summary.review.get("unknown"):
-        print(f"{summary.review['unknown']} decisions are on scans that are not there or have changed since")
+    show_review(summary.review)
     print(f"Wrote {summary.cohort or 'no cohort, as nothing was accepted'}")
     print(f"Look at {summary.page} ({summary.flagged} flagged). Keep {summary.key} secret.")
+    if summary.cohort and not summary.split:
+        print("No split was drawn: it takes four subjects, and no diagnoses but CN, MCI and AD.")
+    if summary.faces:
+        print(
+            f"{summary.faces} scans are whole heads: a face can be rebuilt from them. Share them only after "
+            "ldae preprocess, which keeps the brain alone, or after defacing."
+        )
+
+
+def show_review(review: Mapping[str, Any]) -> None:
+    """Say what the reviewers' files did."""
+    if share := review.get("agreement"):
+        print(f"Reviewers: {share['scans']} scans both, agreement {share['share']}, kappa {share['kappa']}")
+    if review.get("unknown"):
+        print(f"{review['unknown']} decisions are on scans that are not there or have changed since")

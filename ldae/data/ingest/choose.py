@@ -59,6 +59,30 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
     return choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
 
 
+def choose_file(name: str, *, contrast: str, bids: bool) -> str:
+    """Say by what a NIfTI file is the wanted contrast: "name", or "" if its name tells none.
+
+    Args:
+        name: The file's name.
+        contrast: The contrast wanted.
+        bids: Whether it lies in a BIDS dataset, where the suffix tells.
+
+    Raises:
+        RejectionError: It is something else.
+    """
+    stem = name.split(".")[0]
+    if bids:
+        if not stem.endswith(f"_{contrast}"):
+            raise RejectionError("extract", f"not {contrast}")
+        return "name"
+    rules, words = contrast_rules(), stem.lower()
+    if _any(rules["localiser"], words):
+        raise RejectionError("extract", "localiser")
+    if _any(rules["derived"], words) or _any(rules["no_scan"], words):
+        raise RejectionError("extract", "derived")
+    return choose_by_words(words, contrast=contrast)
+
+
 def choose_by_words(words: str, *, contrast: str) -> str:
     """ "name" if the words tell the contrast wanted, "" if they tell none.
 

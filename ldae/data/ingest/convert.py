@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.data.ingest.choose import choose_by_words, choose_series
+from ldae.data.ingest.choose import choose_file, choose_series
 from ldae.data.ingest.deidentify import Pseudonyms, check_burned_in, deidentify_dataset
 from ldae.data.ingest.discover import Item, sidecars
 from ldae.data.ingest.extras import need
@@ -31,6 +31,7 @@ from ldae.errors import InputError
 
 # A series takes seconds; a converter that hangs must not hold up the rest.
 LONGEST = 600
+IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))
 
 
 @dataclass
@@ -72,7 +73,8 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     datasets = [_read(pydicom, path) for path in item.paths]
     if not any("Rows" in dataset for dataset in datasets):
         raise RejectionError("extract", "no images")
-    chosen = choose_series(series_header(datasets[0]), contrast=contrast)
+    header = series_header(datasets[0])
+    chosen = choose_series(header, contrast=contrast)
     subject = names.subject(subject_of(datasets))
     slices = read_slices(datasets)
     kept, duplicates = check_stack(slices, min_slices=min_slices)
@@ -86,18 +88,30 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
         scratch=scratch,
     )
     check_converted(volume.voxels, volume.affine, slices=stack)
+    if volume.voxels.min() == volume.voxels.max():
+        raise RejectionError("extract", "no image: one value everywhere")
     check_burned_in(volume.voxels, declared=declared)
     volume.flags += [f"{duplicates} duplicate slices left out"] if duplicates else []
     volume.flags += ["contrast told by header values only"] if chosen == "header" else []
+    volume.flags += ["contrast agent noted in the header"] if header["agent"] else []
     return volume
 
 
 def _read(pydicom: Any, path: Path) -> Any:
     try:
-        return pydicom.dcmread(path, force=True)
+        return _with_syntax(pydicom.dcmread(path, force=True))
     except Exception as error:
         # pydicom fails on damaged bytes in any way that a byte may lead to
         raise RejectionError("extract", "damaged file", detail=f"{path}: {error}") from error
+
+
+def _with_syntax(dataset: Any) -> Any:
+    """Files without a meta header do not name their transfer syntax; how they were read tells it."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        uncompressed = {(True, True): IMPLICIT_LITTLE, (False, True): EXPLICIT_LITTLE}
+        dataset.file_meta.TransferSyntaxUID = uncompressed.get((implicit, little), EXPLICIT_BIG)
+    return dataset
 
 
 def subject_of(datasets: Sequence[Any]) -> str:
@@ -142,8 +156,11 @@ def _stage(dataset: Any, path: Path, *, names: Pseudonyms, subject: str) -> None
     """Write a de-identified, uncompressed copy; the dataset in memory is used up by it."""
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         dataset.decompress()
+    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        dataset.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE
     deidentify_dataset(dataset, names=names, subject=subject)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.preamble = None
     dataset.save_as(path, enforce_file_format=True)
 
@@ -171,9 +188,7 @@ def extract_nifti(item: Item, *, contrast: str, min_slices: int) -> Volume:
         RejectionError: The file is not wanted or not readable.
     """
     path = item.paths[0]
-    chosen = choose_by_words(path.name, contrast=contrast)
-    if not chosen and item.kind == "bids":
-        raise RejectionError("extract", f"not {contrast}")
+    chosen = choose_file(path.name, contrast=contrast, bids=item.kind == "bids")
     try:
         image = open_scan(path)
         voxels = read_voxels(image, path)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ldae.data.ingest.extras import need
 from ldae.data.ingest.manifest import RejectionError
@@ -32,8 +33,11 @@ from ldae.errors import InputError
 LONGEST_SHIFT = 3650
 # Share of the volume's maximum below which a neighbour is dark.
 DARK = 0.1
-# Voxels that a few letters have at least.
+# Voxels that a few letters have at least, the least value they have as a share of the maximum, and how much
+# more often it comes than the values next to it.
 LETTERS = 40
+WRITTEN = 0.3
+OFTEN = 5
 
 
 @dataclass(frozen=True)
@@ -188,8 +192,8 @@ def _rules(names: Pseudonyms, subject: str) -> dict[tuple[int, ...], Callable[[A
 def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
     """Stop where text may be written into the image.
 
-    Letters have one value, the brightest, right beside a dark background; tissue at the maximum, clipped or
-    not, has bright neighbours.
+    Letters have one value, the brightest or one that stands out of the histogram, right beside a dark
+    background; tissue at such a value, clipped or not, has bright neighbours.
 
     Args:
         voxels: [X, Y, Z].
@@ -200,13 +204,22 @@ def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
     """
     if declared.strip().upper() == "YES":
         raise RejectionError("process", "burned-in text (0028,0301)")
-    top = float(voxels.max())
-    bright = voxels >= top
-    dark = voxels < float(voxels.min()) + DARK * (top - float(voxels.min()))
-    beside = np.zeros_like(bright)
+    low, top = float(voxels.min()), float(voxels.max())
+    dark = voxels < low + DARK * (top - low)
+    beside = np.zeros_like(dark)
     for axis in range(3):
         for step in (1, -1):
             beside |= np.roll(dark, step, axis=axis)
-    share = int((bright & beside).sum())
-    if share >= LETTERS and share > 0.5 * int(bright.sum()):
-        raise RejectionError("process", "burned-in text suspected in the pixels")
+    for value in {top, *_standing_out(voxels[voxels > low + WRITTEN * (top - low)])}:
+        written = voxels == value
+        share = int((written & beside).sum())
+        if share >= LETTERS and share > 0.5 * int(written.sum()):
+            raise RejectionError("process", "burned-in text suspected in the pixels")
+
+
+def _standing_out(values: NDArray[np.float32]) -> list[float]:
+    """Values that come far more often than those next to them."""
+    found, counts = np.unique(values, return_counts=True)
+    usual = ndimage.median_filter(counts, size=25, mode="mirror")
+    often = (counts >= LETTERS) & (counts > OFTEN * usual)
+    return [float(value) for value in found[often]]

@@ -12,11 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ldae.data.ingest.deidentify import Pseudonyms
-from ldae.data.ingest.extras import need
+from ldae.data.ingest.extras import need, silent_readers
 from ldae.data.nifti import SUFFIXES
 from ldae.errors import InputError
 
 MAGIC = b"DICM"
+BY_PRODUCTS = ("derivatives", "sourcedata", "code", "stimuli")
 # BIDS entities in a path; without them the first folder below the source is taken for the subject.
 SUBJECT = re.compile(r"(?:^|[/_])sub-([A-Za-z0-9]+)")
 SESSION = re.compile(r"(?:^|[/_])ses-([A-Za-z0-9]+)")
@@ -66,7 +67,9 @@ def discover(source: Path, *, names: Pseudonyms, out: Path, progress: bool = Fal
     """
     found = Found(bids=(source / "participants.tsv").is_file() or any(source.glob("sub-*/")))
     series: dict[str, list[Path]] = {}
-    for path in tqdm(sorted(_files(source, out)), desc="find", unit="file", disable=not progress):
+    for path in tqdm(
+        sorted(_files(source, out, bids=found.bids)), desc="find", unit="file", disable=not progress
+    ):
         if path.name.lower().endswith(SUFFIXES):
             found.items.append(_nifti(path, source, names=names, bids=found.bids))
         elif uid := _series_uid(path):
@@ -83,13 +86,15 @@ def discover(source: Path, *, names: Pseudonyms, out: Path, progress: bool = Fal
     return found
 
 
-def _files(source: Path, out: Path) -> Iterator[Path]:
-    """Every file but those of the output, should that lie in the source, and of derivatives."""
+def _files(source: Path, out: Path, *, bids: bool) -> Iterator[Path]:
+    """Every file but hidden ones, BIDS by-products, and the output should it lie in the source."""
+    left_out = BY_PRODUCTS if bids else ()
     for folder, below, files in os.walk(source):
         here = Path(folder)
         below[:] = [
             name for name in below if not name.startswith(".") and (here / name).resolve() != out.resolve()
         ]
+        below[:] = [name for name in below if here != source or name not in left_out]
         yield from (here / name for name in files if not name.startswith("."))
 
 
@@ -100,14 +105,17 @@ def _series_uid(path: Path) -> str:
     if preamble[128:] != MAGIC and not _bare(preamble):
         return ""
     pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
+    bare = preamble[128:] != MAGIC
     try:
-        header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=preamble[128:] != MAGIC
-        )
-        uid = str(header.get("SeriesInstanceUID", ""))
+        with silent_readers():
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=bare
+            )
+            # elements are read, and complained of, when they are asked for
+            uid = str(header.get("SeriesInstanceUID", ""))
     except Exception:  # whatever a parser makes of damaged bytes
         uid = ""
-    if uid or preamble[128:] != MAGIC:
+    if uid or bare:
         return uid
     return "" if path.name == "DICOMDIR" else f"damaged {path}"
 

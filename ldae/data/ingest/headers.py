@@ -34,7 +34,14 @@ def series_header(dataset: Any) -> dict[str, Any]:
         "ti": number(modifier.get("InversionTimes", dataset.get("InversionTime"))),
         "scanning": str(dataset.get("ScanningSequence", "")) or _echo_kind(dataset),
         "three_d": dataset.get("MRAcquisitionType", "") == "3D",
+        "agent": _agent(dataset),
     }
+
+
+def _agent(dataset: Any) -> bool:
+    """Whether a contrast agent is noted."""
+    noted = str(dataset.get("ContrastBolusAgent", "") or "").strip().lower()
+    return noted not in ("", "no", "none", "n/a") or bool(dataset.get("ContrastBolusAgentSequence"))
 
 
 def _echo_kind(dataset: Any) -> str:

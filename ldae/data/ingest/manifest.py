@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,8 +18,10 @@ from ldae.data.artefact import atomic_path, sha256_json, write_json
 
 MANIFEST = "manifest.csv"
 WORK = ".ingest"
+# Counts up whenever a step notes more or other things than before.
+FORMAT = 2
 
-Step = Literal["extract", "analyse", "process", "match", "review"]
+Step = Literal["extract", "analyse", "process", "match", "review", "preprocess"]
 
 
 class RejectionError(Exception):
@@ -85,6 +88,11 @@ class Work:
     def __init__(self, out: Path) -> None:
         self.root = out / WORK
 
+    @property
+    def reviews(self) -> Path:
+        """Where reviewers' files are kept."""
+        return self.root / "reviews"
+
     def volume(self, item: str) -> Path:
         """Where an item's converted scan lies."""
         return self.root / "volumes" / f"{item}.nii.gz"
@@ -94,8 +102,14 @@ class Work:
         return self.root / "mosaics" / f"{item}.jpg"
 
     def scratch(self, item: str) -> Path:
-        """Where an item's de-identified slices lie while they are converted."""
+        """Where what an item needs in passing lies: de-identified slices, transforms."""
         return self.root / "scratch" / item
+
+    def sweep(self) -> None:
+        """Remove what a killed run left half written."""
+        shutil.rmtree(self.root / "scratch", ignore_errors=True)
+        for path in self.root.parent.rglob(".partial-*"):
+            path.unlink()
 
     def cached(
         self, step: str, item: str, *, key: Any, compute: Callable[[], dict[str, Any]]
@@ -109,7 +123,7 @@ class Work:
             compute: Makes the result, JSON-able, after whatever files it writes.
         """
         path = self.root / step / f"{item}.json"
-        digest = sha256_json([__version__, step, key])
+        digest = sha256_json([__version__, FORMAT, step, key])
         if path.is_file():
             try:
                 document = json.loads(path.read_text(encoding="utf-8"))

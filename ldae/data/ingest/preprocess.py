@@ -1,34 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans to brains in template space: reorient, N4, registration to MNI152, the template's mask carried back.
-
-All of it is antspyx's (Tustison et al., 2010, for N4; Avants et al., 2008, for SyN). Template and mask are
-those that nilearn carries, so nothing is downloaded.
-"""
+"""A cohort of heads to a cohort of brains in template space, scan by scan, with a page for review."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from ldae import __version__
-from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
+from ldae.data.artefact import atomic_path, sha256_file, write_json
 from ldae.data.cohort import read_cohort, write_cohort
+from ldae.data.ingest.brain import check_program, given_mask, hd_bet_mask
 from ldae.data.ingest.extras import need
+from ldae.data.ingest.manifest import Record, RejectionError, Work, count_reasons
+from ldae.data.ingest.mosaic import View, draw_mosaic
 from ldae.data.ingest.pool import each
+from ldae.data.ingest.register import SPACE, TRANSFORMS, Registered, register
+from ldae.data.ingest.review import apply_reviews, keep_reviews, write_page
+from ldae.data.ingest.tables import NO_FACES, write_tables
+from ldae.data.nifti import open_scan, read_geometry, write_on_affine, write_on_geometry
 from ldae.errors import InputError
 
-TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
-SPACE = "MNI152NLin2009aSym"
-# Below this overlap with the template's mask a registration is called failed.
-LEAST_DICE = 0.85
+BRAINS = ("template", "hd-bet")
+# Below either a registration is called failed.
+LEAST_OVERLAP = 0.85
+LEAST_SIMILARITY = 0.5
+# Litres of a grown-up's brain with its fluid, generously.
+BRAIN_ML = (800.0, 2200.0)
 COHORT = "cohort.csv"
+TABLE = "preprocess.csv"
+FIGURES = {
+    "overlap": ("overlap", "Dice of the registered brain's tissue with the template's brain"),
+    "similarity": ("similarity", "correlation with the template inside of its brain"),
+    "brain_ml": ("brain, ml", "volume of the brain mask, drawn on the scan on the left"),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How every scan is treated.
+
+    Attributes:
+        out: Folder of the results.
+        transform: affine or syn.
+        brain: template, hd-bet or given.
+        spacing: Millimetres of the result.
+    """
+
+    out: Path
+    transform: str
+    brain: str
+    spacing: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scan to work on: its record with labels and facts, its file, its brain mask if it came with one."""
+
+    record: Record
+    path: Path
+    mask: Path | None
+
+
+@dataclass
+class Preprocessed:
+    """What was done.
+
+    Attributes:
+        table: One row a scan: subject, session, overlap, similarity, brain_ml, flags, reason (empty for scans
+            that are in the new cohort) and detail.
+        cohort: The new cohort, or None where no scan is in it.
+        page: review.html, or None where no scan came as far.
+        rejected: Scans left out, by reason.
+        review: What the reviewers' files did, see `apply_reviews`.
+    """
+
+    table: pd.DataFrame
+    cohort: Path | None
+    page: Path | None
+    rejected: dict[str, int]
+    review: dict[str, Any]
 
 
 def preprocess(
@@ -36,145 +94,210 @@ def preprocess(
     out: str | Path,
     *,
     transform: str = "affine",
+    brain: str = "template",
     masks: str | None = None,
     spacing: int = 1,
+    reviews: Sequence[str | Path] = (),
     jobs: int = 1,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Preprocessed:
     """Preprocess every scan of a cohort; what is done already is not done again.
 
     Args:
         cohort: The cohort.
         out: Folder of the results; the scans themselves are only read.
         transform: affine or syn.
-        masks: Column of the cohort with a brain mask a scan; the template's is carried over where it is None.
+        brain: template (its mask is carried back by the registration) or hd-bet (that program finds it).
+        masks: Column of the cohort with a brain mask a scan, in place of either.
         spacing: Millimetres of the result.
+        reviews: Files of the review page, one or two reviewers'. They are kept and hold for later runs.
         jobs: Processes.
         progress: Show a bar.
 
-    Returns:
-        One row a scan of the cohort with `dice`, the overlap of its brain with the template's, and `reason`,
-        empty for scans that are in the new cohort.
-
     Raises:
-        InputError: antspyx is missing, or an argument is wrong.
+        InputError: antspyx or hd-bet is missing, or an argument is wrong.
     """
+    out = Path(out)
+    _check(Path(cohort), out, transform=transform, brain=brain, masks=masks)
+    frame = read_cohort(cohort)
+    tasks = _tasks(frame, Path(cohort), masks=masks)
+    kept = keep_reviews(Work(out).reviews, reviews)
+    Work(out).sweep()
+    way = Way(out, transform, "given" if masks else brain, spacing)
+    records = each(partial(_one, way=way), tasks, jobs=jobs, lost=_lost, name="preprocess", progress=progress)
+    shown = [record for record in records if record.content]
+    review = apply_reviews(records, kept)
+    return _publish(frame, records, out=out, shown=shown, review=review)
+
+
+def _check(cohort: Path, out: Path, *, transform: str, brain: str, masks: str | None) -> None:
     if transform not in TRANSFORMS:
         raise InputError(f"transform must be one of {', '.join(TRANSFORMS)}, got {transform!r}.")
+    if brain not in BRAINS:
+        raise InputError(f"brain must be one of {', '.join(BRAINS)}, got {brain!r}.")
+    if masks and brain != BRAINS[0]:
+        raise InputError(f"brain must be left out where masks are given, got {brain!r} beside {masks!r}.")
+    home = cohort if cohort.is_dir() else cohort.parent
+    if os.path.realpath(home) == os.path.realpath(out):
+        raise InputError(f"The results' folder must not be the cohort's, got {out}. Choose another --out.")
     need("ants", package="antspyx", extra="prep", verb="ldae preprocess")
-    frame, out = read_cohort(cohort), Path(out)
+    if brain == "hd-bet":
+        check_program()
+
+
+def _tasks(frame: pd.DataFrame, cohort: Path, *, masks: str | None) -> list[Task]:
     if masks is not None and masks not in frame.columns:
-        raise InputError(f"masks must name a column of {cohort}, got {masks!r}.")
-    for path in out.rglob(".partial-*"):
-        path.unlink()
-    rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-    work = partial(_one, out=out, transform=transform, masks=masks, spacing=spacing)
-    results = each(work, rows, jobs=jobs, lost=_lost, name="preprocess", progress=progress)
-    table = frame.assign(
-        path=[str(out / f"{_name(row)}_T1w.nii.gz") for row in rows],
-        dice=[result["dice"] for result in results],
-        reason=[result["reason"] for result in results],
-    )
-    description = {"Name": out.name, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
-    made = [{"Name": "ldae preprocess", "Version": __version__}]
-    write_json(out / "dataset_description.json", {**description, "GeneratedBy": made})
-    with atomic_path(out / "preprocess.csv") as temporary:
-        table[["subject", "session", "dice", "reason"]].to_csv(temporary, index=False)
-    good = table[table["reason"] == ""].drop(columns="reason")
-    if not good.empty:
-        write_cohort(good, out / COHORT)
-    return table
+        raise InputError(
+            f"masks must name a column of {cohort}, got {masks!r}. It has {', '.join(frame.columns)}."
+        )
+    base = cohort if cohort.is_dir() else cohort.parent
+    tasks = []
+    for row in frame.to_dict("records"):
+        facts = {str(name): value for name, value in row.items()}
+        subject, session = _label(facts["subject"], "sub-"), _label(facts["session"], "ses-")
+        record = Record(
+            f"{subject}_{session}", "nifti", 1, step="preprocess", subject=subject, session=session
+        )
+        record.facts = facts
+        mask = None if masks is None else base / ("" if pd.isna(facts[masks]) else str(facts[masks]))
+        tasks.append(Task(record, Path(facts["path"]), mask))
+    return tasks
 
 
-def _name(row: dict[str, Any]) -> str:
-    """Place of a scan's results, without description and suffix; labels get their BIDS prefix."""
-    subject, session = (
-        str(row[name]) if str(row[name]).startswith(prefix) else f"{prefix}{row[name]}"
-        for name, prefix in (("subject", "sub-"), ("session", "ses-"))
-    )
-    return f"{subject}/{session}/anat/{subject}_{session}_space-{SPACE}_desc-brain"
+def _label(text: Any, prefix: str) -> str:
+    return str(text) if str(text).startswith(prefix) else f"{prefix}{text}"
 
 
-def _lost(row: dict[str, Any]) -> dict[str, Any]:
-    return {"dice": None, "reason": "failed: its process died"}
+def _target(record: Record, out: Path) -> Path:
+    name = f"{record.item}_space-{SPACE}_desc-brain_T1w.nii.gz"
+    return out / record.subject / record.session / "anat" / name
 
 
-def _one(
-    row: dict[str, Any], *, out: Path, transform: str, masks: str | None, spacing: int
-) -> dict[str, Any]:
-    """Preprocess a scan, unless its sidecar tells that it was done from the same file in the same way."""
-    target = out / f"{_name(row)}_T1w.nii.gz"
-    sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
-    mask = None if masks is None else str(row[masks])
+def _mask_path(target: Path) -> Path:
+    """The mask lies in the scan's own space, so its name tells none."""
+    return target.with_name(target.name.replace(f"_space-{SPACE}_desc-brain_T1w", "_desc-brain_mask"))
+
+
+def _lost(task: Task) -> Record:
+    task.record.reject(RejectionError("preprocess", "failed: its process died"))
+    return task.record
+
+
+def _one(task: Task, *, way: Way) -> Record:
+    """Preprocess a scan, unless it was done from the same files in the same way."""
+    record = task.record
     try:
-        inputs = [sha256_file(row["path"]), None if mask is None else sha256_file(mask)]
-        key = sha256_json([__version__, transform, spacing, *inputs])
-        if sidecar.is_file() and (done := read_json(sidecar)).get("Key") == key:
-            return {"dice": done["Dice"], "reason": done["Reason"]}
-        dice = _register(str(row["path"]), mask, target=target, transform=transform, spacing=spacing)
+        made = _made(task, way)
+    except RejectionError as error:
+        record.reject(error)
     except Exception as error:
         # one bad scan must not stop the others, whatever a reader or ITK makes of it; the table tells why
-        cause = next(iter(str(error).splitlines()), "")
-        return {"dice": None, "reason": f"failed: {type(error).__name__} {cause}".rstrip()}
-    reason = "" if dice >= LEAST_DICE else "registration failed: too little overlap with the template"
-    steps = ["reorient", "N4BiasFieldCorrection", TRANSFORMS[transform]]
-    facts = {"Sources": inputs, "SkullStripped": True, "Steps": steps, "SpatialReference": SPACE}
-    write_json(sidecar, {**facts, "Dice": dice, "Reason": reason, "Key": key})
-    return {"dice": dice, "reason": reason}
+        detail = " ".join(str(error).split())[:300]
+        record.reject(RejectionError("preprocess", f"failed: {type(error).__name__}", detail=detail))
+    else:
+        record.content, record.quality = made["content"], made["quality"]
+        _judge(record)
+    return record
 
 
-def _register(path: str, mask: str | None, *, target: Path, transform: str, spacing: int) -> float:
-    """Write the brain in template space and its mask in the scan's; return their overlap."""
-    with _deterministic() as ants:
-        template, template_mask = _template(ants, spacing)
-        scan = ants.reorient_image2(ants.image_read(path), "RAS")
-        head = ants.get_mask(scan)
-        scan = ants.n4_bias_field_correction(scan, mask=head, shrink_factor=4)
-        brain = None if mask is None else ants.reorient_image2(ants.image_read(mask), "RAS")
-        moving = scan if brain is None else scan * brain
-        found = ants.registration(template, moving, type_of_transform=TRANSFORMS[transform])
-        if brain is None:
-            brain = ants.apply_transforms(
-                scan,
-                template_mask,
-                found["invtransforms"],
-                interpolator="nearestNeighbor",
-                whichtoinvert=[True] + [False] * (len(found["invtransforms"]) - 1),
-            )
-        there = ants.apply_transforms(template, scan * brain, found["fwdtransforms"], interpolator="linear")
-        # What is bright in the registered brain must fill the template's: Otsu leaves air and fluid out.
-        bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
-        inside = template_mask.numpy() > 0
-        overlap = 2 * float((bright & inside).sum()) / max(float(bright.sum() + inside.sum()), 1.0)
-        _write(ants, there, target)
-        own = target.name.replace(f"_space-{SPACE}_desc-brain_T1w", "_desc-brain_mask")
-        _write(ants, brain, target.with_name(own))
-        return round(overlap, 4)
+def _made(task: Task, way: Way) -> dict[str, Any]:
+    work, target = Work(way.out), _target(task.record, way.out)
+    sources = [sha256_file(path) for path in (task.path, task.mask) if path is not None and path.is_file()]
+    key = [way.transform, way.brain, way.spacing, *sources]
+    compute = partial(_compute, task, way=way, target=target)
+    made = work.cached("preprocess", task.record.item, key=key, compute=compute)
+    there = (target, _mask_path(target), work.mosaic(task.record.item))
+    return made if all(path.is_file() for path in there) else compute()
 
 
-def _write(ants: Any, image: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        ants.image_write(image, str(temporary))
+def _compute(task: Task, *, way: Way, target: Path) -> dict[str, Any]:
+    """Register one scan and write all that comes of it."""
+    scratch = Work(way.out).scratch(task.record.item)
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        mask = _mask(task, way, scratch=scratch)
+        kind, spacing = way.transform, way.spacing
+        result = register(task.path, mask=mask, transform=kind, spacing=spacing, scratch=scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    _write(task, way, result=result, target=target)
+    geometry = read_geometry(open_scan(task.path), task.path)
+    millilitres = float(result.mask.sum()) * abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
+    quality = {"overlap": round(result.overlap, 4), "similarity": round(result.similarity, 4)}
+    return {"content": sha256_file(target), "quality": quality | {"brain_ml": round(millilitres, 1)}}
 
 
-def _template(ants: Any, spacing: int) -> tuple[Any, Any]:
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
+def _mask(task: Task, way: Way, *, scratch: Path) -> NDArray[np.bool_] | None:
+    """The brain on the scan's own grid, or None where the template's is carried back."""
+    if task.mask is not None:
+        return given_mask(task.mask, scan=task.path)
+    return hd_bet_mask(task.path, scratch=scratch) if way.brain == "hd-bet" else None
 
-    brain = ants.from_nibabel_nifti(load_mni152_template(resolution=spacing))
-    mask = ants.from_nibabel_nifti(load_mni152_brain_mask(resolution=spacing))
-    return brain, mask
+
+def _write(task: Task, way: Way, *, result: Registered, target: Path) -> None:
+    """Brain in template space, mask in the scan's, their sidecars, the picture of both."""
+    geometry = read_geometry(open_scan(task.path), task.path)
+    own = _mask_path(target)
+    write_on_affine(result.brain, result.affine, target)
+    write_on_geometry(result.mask.astype(np.float32), geometry, own)
+    source = {"Sources": [task.path.name]}
+    steps = ["N4BiasFieldCorrection", TRANSFORMS[way.transform], f"brain mask: {way.brain}"]
+    facts = {"SkullStripped": True, "SpatialReference": SPACE, "Steps": steps}
+    write_json(target.with_name(target.name.replace(".nii.gz", ".json")), source | facts)
+    write_json(own.with_name(own.name.replace(".nii.gz", ".json")), source | {"Type": "Brain"})
+    views = [
+        View(result.head, geometry.affine, result.mask),
+        View(result.brain, result.affine, result.template_mask),
+    ]
+    draw_mosaic(views, Work(way.out).mosaic(task.record.item), slices=4)
 
 
-@contextmanager
-def _deterministic() -> Iterator[Any]:
-    """antspyx with one thread and a fixed seed, its transform files in a folder that goes away."""
-    names = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "0"}
-    os.environ.update(names)
-    ants = need("ants", package="antspyx", extra="prep", verb="ldae preprocess")
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="ldae-") as folder:
-        tempfile.tempdir = folder
-        try:
-            yield ants
-        finally:
-            tempfile.tempdir = before
+def _judge(record: Record) -> None:
+    figures = record.quality
+    low, high = BRAIN_ML
+    if not low <= figures["brain_ml"] <= high:
+        record.flags.append("unusual volume of the brain")
+    if figures["overlap"] < LEAST_OVERLAP or figures["similarity"] < LEAST_SIMILARITY:
+        reason = "registration failed: it does not fit the template"
+        record.flags.append(reason)
+        record.reject(RejectionError("preprocess", reason))
+
+
+def _publish(
+    frame: pd.DataFrame,
+    records: Sequence[Record],
+    *,
+    out: Path,
+    shown: Sequence[Record],
+    review: dict[str, Any],
+) -> Preprocessed:
+    """Cohort, tables and page."""
+    names = ("subject", "session")
+    table = pd.DataFrame(
+        {name: getattr(record, name) for name in names}
+        | {name: record.quality.get(name) for name in FIGURES}
+        | {"flags": "; ".join(record.flags), "reason": record.reason, "detail": record.detail}
+        for record in records
+    )
+    with atomic_path(out / TABLE) as temporary:
+        table.to_csv(temporary, index=False)
+    changed = frame.assign(
+        path=[str(_target(record, out)) for record in records],
+        brain_extracted=True,
+        **{name: table[name].to_numpy() for name in FIGURES},
+    )
+    good = changed[(table["reason"] == "").to_numpy()]
+    if good.empty:
+        (out / COHORT).unlink(missing_ok=True)
+    else:
+        write_cohort(good, out / COHORT)
+    labels = {name: [getattr(record, name) for record in records] for name in names}
+    people = changed.assign(**labels)[(table["reason"] == "").to_numpy()]
+    write_tables(people, out, verb="preprocess", faces=0)
+    return Preprocessed(
+        table=table,
+        cohort=None if good.empty else out / COHORT,
+        page=write_page(shown, out, figures=FIGURES, note=NO_FACES) if shown else None,
+        rejected=count_reasons(records),
+        review=review,
+    )

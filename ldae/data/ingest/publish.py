@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ldae import __version__
 from ldae.data.artefact import atomic_path, write_json
 from ldae.data.cohort import write_cohort
 from ldae.data.ingest.manifest import Record, Work
+from ldae.data.ingest.tables import write_tables
 from ldae.data.split import freeze_split, natural_key
 
 SIDECAR = {"vendor": "Manufacturer", "field_strength": "MagneticFieldStrength"}
@@ -32,7 +33,7 @@ FACTS: tuple[str, ...] = (
     "ti_ms",
 )
 FACTS += ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "diagnosis_source", "diagnosis_words", "visit_days")
-BIDS_VERSION = "1.10.0"
+FACTS += ("brain_extracted",)
 COHORT = "cohort.csv"
 # A split has four parts, each with a subject at least.
 FEWEST_FOR_SPLIT = 4
@@ -55,12 +56,11 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
     _remove_stale(out, {scan_name(record, contrast) for record in taken})
     for record in taken:
         _lay(record, out, contrast=contrast)
-    _describe(out)
-    _participants(taken, out)
+    frame = pd.DataFrame([_row(record, out, contrast) for record in taken])
+    write_tables(frame, out, verb="ingest", faces=count_faces(taken))
     if not taken:
         (out / COHORT).unlink(missing_ok=True)
         return None
-    frame = pd.DataFrame([_row(record, out, contrast) for record in taken])
     # The split goes into a copy of the table first, so that no cohort without one is ever seen.
     draft = out / f".{COHORT}"
     write_cohort(frame, draft)
@@ -68,6 +68,11 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
         _split(draft, words=sorted(set(frame["diagnosis"]) - {""}), seed=seed)
     os.replace(draft, out / COHORT)
     return out / COHORT
+
+
+def count_faces(records: Iterable[Record]) -> int:
+    """How many accepted scans show more than a brain."""
+    return sum(record.accepted and not record.facts["brain_extracted"] for record in records)
 
 
 def _split(table: Path, *, words: Sequence[str], seed: int) -> None:
@@ -98,6 +103,7 @@ def _lay(record: Record, out: Path, *, contrast: str) -> None:
     facts = record.facts
     sidecar = {SIDECAR[name]: facts[name] for name in SIDECAR if facts[name]}
     sidecar |= {SECONDS[name]: round(facts[name] / 1000, 9) for name in SECONDS if facts[name] is not None}
+    sidecar |= {"SkullStripped": facts["brain_extracted"]}
     sidecar |= {"Modality": "MR", "ConversionSoftware": "ldae", "ConversionSoftwareVersion": __version__}
     sidecar |= {"ContentSha256": record.content, "Flags": record.flags, "Quality": record.quality}
     write_json(target.with_name(target.name.replace(".nii.gz", ".json")), sidecar)
@@ -114,39 +120,3 @@ def _remove_stale(out: Path, names: set[str]) -> None:
     ):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _describe(out: Path) -> None:
-    document = {"Name": out.name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative"}
-    made = [{"Name": "ldae ingest", "Version": __version__}]
-    write_json(out / "dataset_description.json", {**document, "GeneratedBy": made})
-
-
-def _participants(records: Sequence[Record], out: Path) -> None:
-    """participants.tsv, and a sessions.tsv a subject."""
-    subjects: dict[str, list[Record]] = {}
-    for record in records:
-        subjects.setdefault(record.subject, []).append(record)
-    people = []
-    for subject, scans in subjects.items():
-        people.append({"participant_id": subject, "sex": scans[0].facts["sex"]})
-        visits = [
-            {"session_id": scan.session}
-            | {name: scan.facts[name] for name in ("age", "diagnosis")}
-            | {"acq_time": scan.facts["date"]}
-            for scan in scans
-        ]
-        _write_tsv(visits, out / subject / f"{subject}_sessions.tsv")
-    for path in out.glob("sub-*/sub-*_sessions.tsv"):
-        if path.parent.name not in subjects:
-            path.unlink()
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
-    _write_tsv(people, out / "participants.tsv")
-
-
-def _write_tsv(rows: list[dict[str, Any]], path: Path) -> None:
-    frame = pd.DataFrame(rows, columns=None if rows else ["participant_id", "sex"])
-    frame = frame.replace("", None)
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, sep="\t", index=False, na_rep="n/a")

@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a scan that tell bad ones, and the picture that a person judges by."""
+"""Figures of a scan that tell bad ones."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
-
-from ldae.data.artefact import atomic_path
 
 # Standard deviation of Rician noise in air over the underlying Gaussian's (Gudbjartsson and Patz, 1995).
 RAYLEIGH = 0.6551
-SLICES = 7
-HEIGHT = 110
 
 
 def measure(voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> dict[str, float]:
@@ -87,36 +80,6 @@ def _entropy_focus(values: NDArray[np.float32]) -> float:
     shares = np.abs(values[values != 0]) / energy if energy else np.ones(1)
     highest = np.sqrt(values.size) * np.log(np.sqrt(values.size))
     return float(-(shares * np.log(shares)).sum() / highest)
-
-
-def draw_mosaic(voxels: NDArray[np.float32], affine: NDArray[np.float64], path: Path) -> None:
-    """Draw rows of sagittal, coronal and axial slices, right is right, up is up, pixels square in mm."""
-    oriented = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))
-    values = np.asarray(oriented.dataobj, dtype=np.float32)
-    low, high = np.quantile(values, [0.01, 0.995])
-    grey = np.clip((values - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    rows = [
-        _row(grey, np.asarray(oriented.header.get_zooms()[:3], dtype=float), axis=axis) for axis in range(3)
-    ]
-    width = max(row.width for row in rows)
-    page = Image.new("L", (width, HEIGHT * len(rows)))
-    for number, row in enumerate(rows):
-        page.paste(row, ((width - row.width) // 2, HEIGHT * number))
-    with atomic_path(path) as temporary:
-        page.save(temporary, format="JPEG", quality=80)
-
-
-def _row(grey: NDArray[np.uint8], zooms: NDArray[np.float64], *, axis: int) -> Image.Image:
-    """Slices between a sixth and five sixths of an axis, side by side."""
-    where = np.linspace(1 / 6, 5 / 6, SLICES) * (grey.shape[axis] - 1)
-    across, up = (other for other in range(3) if other != axis)
-    size = grey.shape[across] * zooms[across], grey.shape[up] * zooms[up]
-    width = max(8, round(HEIGHT * size[0] / size[1]))
-    strip = Image.new("L", (width * SLICES, HEIGHT))
-    for number, index in enumerate(np.rint(where).astype(int)):
-        picture = Image.fromarray(np.ascontiguousarray(np.rot90(grey.take(index, axis=axis))))
-        strip.paste(picture.resize((width, HEIGHT), Image.Resampling.BILINEAR), (width * number, 0))
-    return strip
 
 
 def flag_outliers(quality: list[dict[str, float]], spacings: list[tuple[float, ...]]) -> list[list[str]]:

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ldae import __version__
 from ldae.data.artefact import atomic_path
 from ldae.data.ingest.manifest import Record, RejectionError, Work
 from ldae.data.table import read_table
@@ -27,6 +28,7 @@ FIGURES = {
     "volume_ml": ("volume, ml", "of the head or brain"),
     "efc": ("EFC", "entropy focus criterion: grows with motion and blur"),
 }
+MOST_REVIEWERS = 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,26 @@ def read_review(path: Path) -> Review:
     return Review(path, {pair: word for pair, word in zip(pairs, words, strict=True) if word})
 
 
+def keep_reviews(folder: Path, given: Sequence[str | Path]) -> list[Review]:
+    """The reviews to apply: those given, which are then kept in the folder, or else those kept before.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: It is not one that the page wrote, or there are too many.
+    """
+    if len(given) > MOST_REVIEWERS:
+        raise InputError(f"There must be one or two reviewers' files, got {len(given)}. Join some of them.")
+    for path in given:
+        read_review(Path(path))
+    if given:
+        contents = [Path(path).read_bytes() for path in given]
+        shutil.rmtree(folder, ignore_errors=True)
+        for number, content in enumerate(contents):
+            with atomic_path(folder / f"{number}.csv") as temporary:
+                temporary.write_bytes(content)
+    return [read_review(path) for path in sorted(folder.glob("*.csv"))]
+
+
 def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[str, Any]:
     """Reject what any reviewer rejected, in place.
 
@@ -70,7 +92,7 @@ def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[
         applied, unknown (decisions on items that are no longer there or have changed) and, for two files,
         agreement, see `agreement`.
     """
-    present = {(record.item, record.content[:16]): record for record in records if record.accepted}
+    present = {(record.item, record.content[:16]): record for record in records if record.content}
     applied: set[tuple[str, str]] = set()
     unknown = 0
     for review in reviews:
@@ -105,17 +127,24 @@ def agreement(first: Review, second: Review) -> dict[str, Any]:
     return {"scans": count, "share": round(share, 4), "kappa": kappa, "disagree": differ}
 
 
-def write_page(records: Sequence[Record], out: Path) -> Path:
-    """Write review.html, which needs no other file; scans that reviewers rejected stay on it."""
-    work = Work(out)
-    shown = [record for record in records if record.accepted or record.step == "review"]
-    shown.sort(key=lambda record: (not record.flags, record.subject, record.session))
-    scans = [_entry(record, work) for record in shown]
+def write_page(
+    records: Sequence[Record], out: Path, *, figures: Mapping[str, tuple[str, str]], note: str
+) -> Path:
+    """Write review.html, which needs no other file.
+
+    Args:
+        records: What to show; those with flags come first.
+        out: The folder, with the records' pictures below it.
+        figures: Heading and meaning of the records' figures.
+        note: A sentence for the page's head.
+    """
+    shown = sorted(records, key=lambda record: (not record.flags, record.subject, record.session))
+    scans = [_entry(record, Work(out)) for record in shown]
     environment = Environment(
         loader=PackageLoader("ldae.data.ingest", "."), autoescape=True, undefined=StrictUndefined
     )
     text = environment.get_template(PAGE).render(
-        scans=scans, columns=COLUMNS, figures=FIGURES, version=__version__, title=out.name
+        scans=scans, columns=COLUMNS, figures=figures, note=note, title=out.name
     )
     with atomic_path(out / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -124,16 +153,17 @@ def write_page(records: Sequence[Record], out: Path) -> Path:
 
 def _entry(record: Record, work: Work) -> dict[str, Any]:
     picture = base64.b64encode(work.mosaic(record.item).read_bytes()).decode("ascii")
-    facts = record.facts
-    spacing = " x ".join(f"{facts[f'spacing_{axis}_mm']:g}" for axis in "xyz")
-    told = [facts["diagnosis"], f"{facts['age']:g} y" if facts["age"] is not None else "", facts["sex"]]
-    told += [facts["vendor"], f"{facts['field_strength']:g} T" if facts["field_strength"] else ""]
+    facts = {name: value for name, value in record.facts.items() if not pd.isna(value) and value != ""}
+    told = [str(facts[name]) for name in ("diagnosis", "sex", "vendor") if name in facts]
+    units = {"age": "y", "field_strength": "T"}
+    told += [f"{facts[name]:g} {unit}" for name, unit in units.items() if name in facts]
+    spacing = [f"{facts[name]:g}" for axis in "xyz" if (name := f"spacing_{axis}_mm") in facts]
     return {
         "item": record.item,
         "content": record.content[:16],
         "subject": record.subject,
         "session": record.session,
-        "told": [word for word in (*told, f"{spacing} mm") if word],
+        "told": [*told, f"{' x '.join(spacing)} mm"] if spacing else told,
         "flags": record.flags,
         "quality": record.quality,
         "rejected": not record.accepted,

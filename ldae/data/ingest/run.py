@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +19,15 @@ from ldae.data.ingest.labels import Vocabulary, read_vocabulary
 from ldae.data.ingest.manifest import MANIFEST, Record, RejectionError, Work, count_reasons, write_manifest
 from ldae.data.ingest.match import match
 from ldae.data.ingest.pool import each
-from ldae.data.ingest.publish import publish
+from ldae.data.ingest.publish import count_faces, publish
 from ldae.data.ingest.quality import flag_outliers
-from ldae.data.ingest.review import Review, apply_reviews, read_review, write_page
+from ldae.data.ingest.review import FIGURES, apply_reviews, keep_reviews, write_page
 from ldae.data.ingest.steps import Rules, run_item
+from ldae.data.ingest.tables import FACES, NO_FACES
+from ldae.data.table import read_table
 from ldae.errors import InputError
 
 SUMMARY = "summary.json"
-REVIEWS = "reviews"
 
 
 @dataclass
@@ -43,6 +43,8 @@ class Summary:
         ignored: Files that are neither DICOM images nor NIfTI.
         subjects: How many subjects the cohort has.
         flagged: Accepted items that a person should look at.
+        faces: Accepted items that show more than a brain.
+        split: Whether the cohort has a split.
         review: What the reviewers' files did, see `apply_reviews`.
         key: The key file.
     """
@@ -55,12 +57,24 @@ class Summary:
     ignored: int
     subjects: int
     flagged: int
+    faces: int
+    split: bool
     key: Path
     review: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, without paths outside of the cohort's folder."""
-        names = ("found", "accepted", "rejected", "ignored", "subjects", "flagged", "review")
+        names = (
+            "found",
+            "accepted",
+            "rejected",
+            "ignored",
+            "subjects",
+            "flagged",
+            "faces",
+            "split",
+            "review",
+        )
         return {name: getattr(self, name) for name in names}
 
 
@@ -117,33 +131,28 @@ def ingest(
         raise InputError(f"The cohort's folder must not be the source, got {out}. Choose another --out.")
     key = default_key(out) if key is None else Path(key)
     words = read_vocabulary(None if vocabulary is None else Path(vocabulary))
-    given = [read_review(Path(path)) for path in reviews]
     names = open_key(key, out=out, keep=keep_labels)
+    kept = keep_reviews(Work(out).reviews, reviews)
     found = discover(source, names=names, out=out, progress=progress)
     visits = _visits(source, clinical, bids=found.bids, names=names, vocabulary=words)
     rules = Rules(out, names, contrast, min_slices, words, _dates(source, found))
-    _sweep(out)
+    Work(out).sweep()
     records = each(
         partial(run_item, rules=rules), found.items, jobs=jobs, lost=_lost, name="scans", progress=progress
     )
     write_manifest(records, out / MANIFEST)
     match(records, visits, window=window, keep=keep_labels)
     _flag(records)
-    review = apply_reviews(records, _kept_reviews(out, given))
+    review = apply_reviews(records, kept)
     cohort = publish(records, out, contrast=contrast, seed=seed)
-    page = write_page(records, out)
+    faces = count_faces(records)
+    shown = [record for record in records if record.accepted or record.step == "review"]
+    page = write_page(shown, out, figures=FIGURES, note=FACES if faces else NO_FACES)
     write_manifest(records, out / MANIFEST)
     _note_key(key, source, items=found.items, records=records)
     summary = _summary(records, found, cohort=cohort, page=page, review=review, key=key)
     write_json(out / SUMMARY, summary.to_dict())
     return summary
-
-
-def _sweep(out: Path) -> None:
-    """Remove what a killed run left half written."""
-    shutil.rmtree(Work(out).root / "scratch", ignore_errors=True)
-    for path in out.rglob(".partial-*"):
-        path.unlink()
 
 
 def _visits(
@@ -173,18 +182,6 @@ def _flag(records: Sequence[Record]) -> None:
     spacings = [tuple(record.facts[f"spacing_{axis}_mm"] for axis in "xyz") for record in taken]
     for record, flags in zip(taken, flag_outliers([r.quality for r in taken], spacings), strict=True):
         record.flags += flags
-
-
-def _kept_reviews(out: Path, given: Sequence[Review]) -> list[Review]:
-    """The reviews to apply: those given, which are then kept, or else those kept before."""
-    folder = Work(out).root / REVIEWS
-    if given:
-        contents = [review.path.read_bytes() for review in given]
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for number, content in enumerate(contents):
-            (folder / f"{number}.csv").write_bytes(content)
-    return [read_review(path) for path in sorted(folder.glob("*.csv"))]
 
 
 def _note_key(key: Path, source: Path, *, items: Sequence[Item], records: Sequence[Record]) -> None:
@@ -222,6 +219,8 @@ def _summary(
         ignored=found.ignored,
         subjects=len({record.subject for record in taken}),
         flagged=sum(bool(record.flags) for record in taken),
+        faces=count_faces(taken),
+        split=cohort is not None and "split" in read_table(cohort).header,
         review=review,
         key=key,
     )

@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ldae.data.ingest.convert import extract_dicom, extract_nifti, read_sidecar, subject_of
 from ldae.data.ingest.deidentify import Pseudonyms, parse_date
 from ldae.data.ingest.discover import Item
-from ldae.data.ingest.extras import need
+from ldae.data.ingest.extras import need, silent_readers
 from ldae.data.ingest.headers import capped_age, dicom_age, dicom_facts, sidecar_facts
 from ldae.data.ingest.labels import Vocabulary
 from ldae.data.ingest.manifest import Record, RejectionError, Work
-from ldae.data.ingest.quality import draw_mosaic, measure
+from ldae.data.ingest.mosaic import View, draw_mosaic
+from ldae.data.ingest.quality import measure
 from ldae.data.nifti import load_image, write_on_affine
+from ldae.data.spec import is_brain_extracted
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def run_item(item: Item, rules: Rules) -> Record:
     """Take one item through the steps that need no other; whatever goes wrong becomes its reason."""
     record = Record(item=item.name, source=item.kind, files=len(item.paths))
     try:
-        _run(item, rules, record=record)
+        with silent_readers():
+            _run(item, rules, record=record)
     except RejectionError as error:
         record.reject(error)
     except Exception as error:
@@ -82,6 +87,7 @@ def _run(item: Item, rules: Rules, *, record: Record) -> None:
         "process", item.name, key=[record.content], compute=lambda: _process(volume, work.mosaic(item.name))
     )
     record.quality = made["quality"]
+    record.facts["brain_extracted"] = made["brain_extracted"]
 
 
 def _extract(item: Item, rules: Rules, *, record: Record) -> dict[str, Any]:
@@ -159,5 +165,7 @@ def _analysed(
 def _process(volume: Path, mosaic: Path) -> dict[str, Any]:
     image = load_image(volume)
     voxels = image.get_fdata(dtype="float32")
-    draw_mosaic(voxels, image.affine, mosaic)
-    return {"quality": measure(voxels, image.affine)}
+    draw_mosaic([View(voxels, image.affine)], mosaic)
+    voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+    brain = is_brain_extracted(voxels, voxel_ml=voxel_ml)
+    return {"quality": measure(voxels, image.affine), "brain_extracted": brain}

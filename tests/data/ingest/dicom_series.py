@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MRImageStorage,
@@ -54,6 +55,7 @@ class Export:
         names: "slice" numbers files by slice, "shuffled" does not.
         drop: Slices that are missing.
         repeat: Slices that come twice, under other names and instance UIDs.
+        bare: Write no preamble and no meta header.
     """
 
     description: str = "t1_mprage_sag"
@@ -65,6 +67,7 @@ class Export:
     names: str = "slice"
     drop: Sequence[int] = ()
     repeat: Sequence[int] = ()
+    bare: bool = False
 
 
 def head(shape: tuple[int, int, int] = (40, 48, 44), seed: int = 0) -> NDArray[np.int16]:
@@ -108,9 +111,34 @@ def write_series(
             name = f"IM{place:04d}.dcm"
         else:
             name = f"{np.random.default_rng(place).integers(1 << 40):010x}"
-        dataset.save_as(folder / name, enforce_file_format=True)
+        save(dataset, folder / name, bare=export.bare)
         written.append(folder / name)
     return written
+
+
+def save(dataset: Dataset, path: Path, *, bare: bool) -> None:
+    """Write a file, or a dataset alone in implicit little endian."""
+    if not bare:
+        dataset.save_as(path, enforce_file_format=True)
+        return
+    del dataset.file_meta
+    dataset.save_as(path, implicit_vr=True, little_endian=True)
+
+
+def transcode(path: Path, syntax: int) -> None:
+    """Compress a file in place as archives do, by GDCM, to one of its transfer syntaxes."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
 
 
 def _base(export: Export, uid: str, kind: str) -> Dataset:
@@ -149,7 +177,8 @@ def _classic(
     dataset.Rows, dataset.Columns = picture.shape
     if export.slope:
         dataset.RescaleSlope, dataset.RescaleIntercept = map(str, export.slope)
-    dataset.PixelData = picture.astype("<i2").tobytes()
+    order = ">" if export.syntax == ExplicitVRBigEndian else "<"
+    dataset.PixelData = picture.astype(f"{order}i2").tobytes()
     dataset["PixelData"].VR = "OW"
     if export.compress:
         dataset.compress(export.compress, generate_instance_uid=False)

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
@@ -19,11 +20,13 @@ from dicom_series import (
     head,
     oblique,
     straight,
+    transcode,
     write_enhanced,
     write_series,
 )
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
 
+from ldae.data.ingest import ingest
 from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
 from ldae.data.ingest.deidentify import Pseudonyms
 from ldae.data.ingest.discover import discover
@@ -67,6 +70,9 @@ def assert_same_place(
         pytest.param(Export(), id="one-file-a-slice"),
         pytest.param(Export(names="shuffled"), id="shuffled-names"),
         pytest.param(Export(syntax=IMPLICIT), id="implicit-vr"),
+        pytest.param(Export(syntax=ExplicitVRBigEndian), id="big-endian"),
+        pytest.param(Export(syntax=DeflatedExplicitVRLittleEndian), id="deflated"),
+        pytest.param(Export(bare=True), id="no-preamble"),
         pytest.param(Export(compress=RLELossless), id="rle"),
         pytest.param(Export(compress=JPEGLSLossless), id="jpeg-ls"),
         pytest.param(Export(elements={"Manufacturer": "GE MEDICAL SYSTEMS"}), id="ge"),
@@ -76,6 +82,35 @@ def assert_same_place(
 def test_a_series_keeps_every_voxel_in_its_place(tmp_path: Path, export: Export) -> None:
     write_series(tmp_path / "in", VOXELS, oblique(), export=export)
     assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEG2000Lossless"])
+def test_an_archives_compression_keeps_every_voxel(tmp_path: Path, name: str) -> None:
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm is not installed")
+    for path in write_series(tmp_path / "in", VOXELS, oblique(), export=Export()):
+        transcode(path, getattr(gdcm.TransferSyntax, name))
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
+
+
+def test_a_contrast_agent_is_told(tmp_path: Path) -> None:
+    write_series(
+        tmp_path / "in", VOXELS, straight(), export=Export(elements={"ContrastBolusAgent": "Gadovist"})
+    )
+    assert extracted(tmp_path / "in").flags == ["contrast agent noted in the header"]
+
+
+def test_two_series_in_one_folder_keep_their_own_voxels(tmp_path: Path) -> None:
+    for name, seed in (("shuffled", 1), ("slice", 2)):
+        export = Export(names=name, description=f"t1 {seed}", elements={"PatientID": f"patient {seed}"})
+        write_series(tmp_path / "in", head(seed=seed), straight(), export=export)
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert summary.accepted == 2
+    ours = {volume_sum(path) for path in (tmp_path / "out").rglob("*_T1w.nii.gz")}
+    assert ours == {float(head(seed=seed).sum()) for seed in (1, 2)}
+
+
+def volume_sum(path: Path) -> float:
+    return float(nib.load(path).get_fdata().sum())
 
 
 def test_rescaled_values_come_out_rescaled(tmp_path: Path) -> None:
@@ -125,6 +160,12 @@ def test_unwanted_or_broken_series_have_a_reason(tmp_path: Path, export: Export,
         extracted(tmp_path / "in")
 
 
+def test_an_empty_image_has_a_reason(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 0 * VOXELS, straight(), export=Export())
+    with pytest.raises(RejectionError, match="one value everywhere"):
+        extracted(tmp_path / "in")
+
+
 def test_a_tilted_stack_is_refused(tmp_path: Path) -> None:
     sheared = straight()
     sheared[:3, 0] += (0, 0.1, 0)
@@ -148,11 +189,12 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
         extracted(tmp_path / "in")
 
 
-def test_letters_in_the_pixels_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [4095, 500], ids=["brightest", "grey"])
+def test_letters_in_the_pixels_are_found(tmp_path: Path, value: int) -> None:
+    letters = Image.new("L", (VOXELS.shape[1], VOXELS.shape[2]))
+    ImageDraw.Draw(letters).text((1, 1), "MEYER 47", fill=255)
     marked = VOXELS.copy()
-    for column in range(2, 20, 4):
-        marked[10, column : column + 2, 40:44] = 4095
-        marked[10, column : column + 4, 41] = 4095
+    marked[10][np.asarray(letters).T[:, ::-1] > 200] = value
     write_series(tmp_path / "in", marked, straight(), export=Export())
     with pytest.raises(RejectionError, match="burned-in text suspected"):
         extracted(tmp_path / "in")

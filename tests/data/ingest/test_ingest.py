@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 
 import pydicom
+from dicom_series import Export, head, straight, write_series
 from hospital import PEOPLE, identifying_values, make_clinical, make_export
 
 from ldae.data.cohort import read_cohort
@@ -26,6 +28,7 @@ from ldae.data.ingest.review import agreement, read_review
 from ldae.errors import InputError
 
 HERE = Path(__file__).parent
+ENTRY = "from ldae.cli.main import entry; entry()"
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +143,7 @@ def test_processes_make_the_same_cohort(cohort: Path, hospital: Path, tmp_path: 
 def test_killed_anywhere_it_ends_with_the_same_cohort(
     cohort: Path, hospital: Path, tmp_path: Path, after: int
 ) -> None:
-    command = [sys.executable, HERE / "killed_ingest.py", hospital, tmp_path / "cohort", str(after)]
+    command = [sys.executable, HERE / "killed.py", "ingest", hospital, tmp_path / "cohort", str(after)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-500:]
     take(hospital, tmp_path / "cohort")
@@ -176,6 +179,81 @@ def test_reviews_are_applied_and_compared(cohort: Path, hospital: Path, tmp_path
     assert len(read_cohort(out / "cohort.csv")) == 4
     assert take(hospital, out).accepted == 4  # reviews hold until others are given
     assert agreement(read_review(paths[0]), read_review(paths[0]))["kappa"] == 1
+
+
+def test_the_command_tells_what_happened_and_nobodys_name(hospital: Path, tmp_path: Path) -> None:
+    """Values that break DICOM's rules too, which readers like to quote."""
+    broken = {
+        "PatientID": "KH4711-0815",
+        "PatientBirthDate": "12.03.1947",
+        "InstitutionName": "Klinikum Sonnenberg " * 5,
+        "StudyTime": "um zehn",
+        "PatientAge": "Frau Meyer ist 72",
+        "SeriesInstanceUID": "Meyer 1",
+    }
+    with pydicom.config.disable_value_validation():
+        write_series(tmp_path / "in", head(), straight(), export=Export(elements=broken))
+        write_series(
+            tmp_path / "in" / "2",
+            head(),
+            straight(),
+            export=Export(elements=broken | {"SeriesInstanceUID": "Meyer 2"}, drop=[3]),
+        )
+    out = tmp_path / "cohort"
+    words = [sys.executable, "-W", "always", "-c", ENTRY, "ingest", tmp_path / "in", "--out", out]
+    done = subprocess.run([*words, "--min-slices", "20"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "2 found, 1 accepted, 1 rejected\n      1 missing slices" in done.stdout
+    assert f"Wrote {out / 'cohort.csv'}" in done.stdout
+    assert f"Keep {tmp_path / 'cohort.key.json'} secret" in done.stdout
+    assert "1 scans are whole heads: a face can be rebuilt from them" in done.stdout
+    assert "No split was drawn" in done.stdout
+    told = f"{done.stdout}{done.stderr}".lower()
+    values = {*broken.values(), *identifying_values(), "sonnenberg", "meyer", "12.03.1947"}
+    assert not [value for value in values if value.strip().lower() in told]
+
+
+def test_faces_are_told_of(cohort: Path) -> None:
+    assert json.loads((cohort / "summary.json").read_text())["faces"] == 6
+    assert "face rebuilt from them tells who it is" in (cohort / "review.html").read_text()
+    assert "face rebuilt from them tells who it is" in (cohort / "README").read_text()
+    frame = pd.read_csv(cohort / "cohort.csv")
+    assert not frame["brain_extracted"].any()
+    sidecar = Path(frame["path"][0].replace(".nii.gz", ".json"))
+    assert json.loads((cohort / sidecar).read_text())["SkullStripped"] is False
+
+
+def test_the_cohort_is_a_bids_derivative(cohort: Path) -> None:
+    description = json.loads((cohort / "dataset_description.json").read_text())
+    assert (description["DatasetType"], description["GeneratedBy"][0]["Name"]) == (
+        "derivative",
+        "ldae ingest",
+    )
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t")
+    assert len(people) == len(PEOPLE)
+    for table in (cohort / "participants.tsv", *cohort.glob("sub-*/*_sessions.tsv")):
+        columns = pd.read_csv(table, sep="\t").columns[1:]
+        assert set(columns) == set(json.loads(table.with_suffix(".json").read_text()))
+    scans = sorted(path.relative_to(cohort).as_posix() for path in cohort.rglob("*_T1w.nii.gz"))
+    assert all(re.fullmatch(r"(sub-\w+)/(ses-\d)/anat/\1_\2_T1w\.nii\.gz", scan) for scan in scans)
+
+
+def test_only_what_is_new_is_worked_on(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "1", head(seed=1), straight(), export=Export())
+    key = tmp_path / "key.json"
+    first = ingest(tmp_path / "in", tmp_path / "out", key=key, min_slices=20)
+    (scan,) = (tmp_path / "out" / ".ingest" / "volumes").iterdir()
+    before = scan.stat().st_mtime_ns
+    other = Export(elements={"PatientID": "KH4799-1111"}, drop=[4])
+    paths = write_series(tmp_path / "in" / "2", head(seed=2), straight(), export=other, uid="2.25.5")
+    second = ingest(tmp_path / "in", tmp_path / "out", key=key, min_slices=20)
+    assert (first.accepted, second.accepted, sum(second.rejected.values())) == (1, 1, 1)
+    for path in paths:
+        path.unlink()
+    whole = Export(elements={"PatientID": "KH4799-1111"})
+    write_series(tmp_path / "in" / "2", head(seed=2), straight(), export=whole, uid="2.25.5")
+    assert ingest(tmp_path / "in", tmp_path / "out", key=key, min_slices=20).accepted == 2
+    assert scan.stat().st_mtime_ns == before
 
 
 def test_pseudonyms_depend_on_the_key(cohort: Path, hospital: Path, tmp_path: Path) -> None:

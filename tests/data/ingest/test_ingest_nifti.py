@@ -52,8 +52,10 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_a_bids_dataset_keeps_what_its_tables_say(dataset: Path, tmp_path: Path) -> None:
+    save(dataset / "derivatives" / "tool" / "sub-P2" / "anat" / "sub-P2_desc-brain_T1w.nii.gz", seed=7)
+    save(dataset / "sub-P2" / "ses-01" / "anat" / "sub-P2_ses-01_space-T1w_mask.nii.gz", seed=8)
     summary = ingest(dataset, tmp_path / "out", min_slices=20)
-    assert (summary.accepted, summary.rejected) == (5, {"not T1w": 5})
+    assert (summary.accepted, summary.rejected) == (5, {"not T1w": 6})
     frame = read_cohort(tmp_path / "out" / "cohort.csv", check="voxels")
     twice = frame[frame["subject"].duplicated(keep=False)]
     assert twice[["diagnosis", "age"]].to_numpy().tolist() == [["CN", 61], ["MCI", 63]]
@@ -77,11 +79,15 @@ def test_plain_files_are_taken_by_folder_or_name(tmp_path: Path) -> None:
     save(tmp_path / "in" / "bert_mprage.nii", seed=2)
     save(tmp_path / "in" / "carl_mprage.nii.gz", seed=2)  # the same image under another name
     (tmp_path / "in" / "dora_t1.nii.gz").write_bytes(b"no image")
+    save(tmp_path / "in" / "anna" / "scan_brain_mask.nii.gz", seed=3)
+    save(tmp_path / "in" / "anna" / "localizer.nii.gz", seed=4)
     summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
     assert summary.accepted == 1
     assert summary.rejected == {
         "same image under several subjects": 2,
         "not a whole, readable 3D scan": 1,
+        "derived": 1,
+        "localiser": 1,
     }
     assert read_cohort(tmp_path / "out" / "cohort.csv")["flags"].tolist() == ["contrast not told by the name"]
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A head into template space and the template's brain mask back, all by antspyx.
+
+N4 (Tustison et al., 2010), then an affine transform or SyN (Avants et al., 2008) to the template that nilearn
+carries, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldae.data.ingest.extras import need
+
+TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
+SPACE = "MNI152NLin2009aSym"
+# Voxels that the first, rough mask is widened by.
+AROUND = 2
+
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A brain in template space.
+
+    Attributes:
+        head: The scan after N4, float32 [X, Y, Z] on its own grid.
+        mask: Its brain, on the same grid.
+        brain: The brain on the template's grid, float32 [X, Y, Z].
+        affine: The template's voxels to millimetres, RAS+.
+        template_mask: The template's brain, on the template's grid.
+        overlap: Dice of what is bright in `brain` with the template's mask. Otsu's threshold leaves air and
+            fluid out, so that air or skull inside of a carried mask lowers it.
+        similarity: Correlation of `brain` with the template inside of the template's mask.
+    """
+
+    head: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    brain: NDArray[np.float32]
+    affine: Affine
+    template_mask: NDArray[np.bool_]
+    overlap: float
+    similarity: float
+
+
+def register(
+    scan: Path, *, mask: NDArray[np.bool_] | None, transform: str, spacing: int, scratch: Path
+) -> Registered:
+    """Register a scan to the template.
+
+    Args:
+        scan: NIfTI file of a head, or of a brain.
+        mask: Its brain on its own grid; the template's is carried back where it is None.
+        transform: affine or syn.
+        spacing: Of the template, in mm.
+        scratch: A folder for transforms.
+    """
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
+
+    template, inside = load_mni152_template(resolution=spacing), load_mni152_brain_mask(resolution=spacing)
+    with _deterministic(scratch) as ants:
+        fixed = ants.from_nibabel_nifti(template)
+        head = ants.image_read(str(scan))
+        head = ants.n4_bias_field_correction(head, mask=ants.get_mask(head), shrink_factor=4)
+        brain = None if mask is None else head.new_image_like(mask.astype(np.float32))
+        moving = head if brain is None else head * brain
+        first = TRANSFORMS["affine"] if brain is None else TRANSFORMS[transform]
+        found = ants.registration(fixed, moving, type_of_transform=first)
+        if brain is None:
+            # The template is a brain alone: skull and neck pull the first transform off, a second has none.
+            template_brain = ants.from_nibabel_nifti(inside)
+            around = ants.iMath(_carry_back(ants, found, head, template_brain), "MD", AROUND)
+            found = ants.registration(
+                fixed,
+                head * around,
+                type_of_transform=TRANSFORMS[transform],
+                initial_transform=found["fwdtransforms"][0],
+            )
+            brain = _carry_back(ants, found, head, template_brain)
+        there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
+        bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
+    values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0
+    return Registered(
+        head=head.numpy().astype(np.float32),
+        mask=brain.numpy() > 0.5,
+        brain=values,
+        affine=np.asarray(template.affine, dtype=np.float64),
+        template_mask=known,
+        overlap=dice(bright, known),
+        similarity=float(np.corrcoef(values[known], np.asarray(template.dataobj)[known])[0, 1]),
+    )
+
+
+def _carry_back(ants: Any, found: dict[str, Any], head: Any, inside: Any) -> Any:
+    """The template's mask on the scan's grid: the affine part inverted, the warp by its own inverse."""
+    back = found["invtransforms"]
+    invert = [True] + [False] * (len(back) - 1)
+    return ants.apply_transforms(head, inside, back, interpolator="nearestNeighbor", whichtoinvert=invert)
+
+
+def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """2 |A and B| / (|A| + |B|), 0 for two empty masks."""
+    return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)
+
+
+@contextmanager
+def _deterministic(scratch: Path) -> Iterator[Any]:
+    """antspyx with one thread and a fixed seed, its transform files in a folder of ours."""
+    os.environ.update({"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "0"})
+    ants = need("ants", package="antspyx", extra="prep", verb="ldae preprocess")
+    before = tempfile.tempdir
+    tempfile.tempdir = str(scratch)
+    try:
+        yield ants
+    finally:
+        tempfile.tempdir = before
