@@ -60,7 +60,6 @@ def test_it_is_a_component_that_leaves_the_codes_as_they_are(run_dir: Path, samp
     assert after.components["code_sampler"] == component_sha256(sampled_run / "code_sampler")
 
 
-@pytest.mark.slow
 def test_fit_adds_it_and_does_nothing_again(
     sampled_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
