@@ -35,7 +35,7 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     Raises:
         InputError: A stage's configuration is missing, or two are of one stage.
     """
-    from ldae.evaluation.memory import measure_need
+    from ldae.evaluation.memory import needs_by_batch
 
     models, documents = _models(names or CONFIGS)
     size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
@@ -43,10 +43,7 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     for stage, (_, switch) in STAGES.items():
         for switched in (False, True) if switch else (False,):
             half = str(documents[stage]["trainer"].get("precision", "32-true")).startswith("bf16")
-            needs += [
-                measure_need(stage, models, size=size, batch=batch, switched=switched, half=half)
-                for batch in BATCHES
-            ]
+            needs += needs_by_batch(stage, models, size=size, batches=BATCHES, switched=switched, half=half)
     advice = [_advice(needs, stage=stage, card=card) for stage in STAGES for card in CARDS]
     _print(needs, advice, size=size)
     if out is not None:

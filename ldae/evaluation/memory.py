@@ -10,10 +10,11 @@ stand beside it. A GPU needs more: its context, the convolutions' workspace and 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -35,6 +36,8 @@ WEIGHT_BYTES = 16
 ALLOWANCE = 1.1
 CONTEXT_BYTES = 10**9
 LEVEL = 500
+MEASURED = (1, 8, 32)
+"""Batches that are walked through."""
 
 Settings = Mapping[str, Any]
 
@@ -214,14 +217,39 @@ def measure_need(
         switched: Recompute activations in the backward pass, of the autoencoder or of timm's backbones.
         half: Compute in bf16 where autocast does.
     """
-    with FakeTensorMode():
+    # timm reads numbers from tensors while it builds, which tensors without content do not have
+    with torch.device("meta"):
         built = _build(stage, models, size=size, switched=switched)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (*built.trained, *built.frozen):
+            module.to_empty(device="cpu")
         counter = LiveBytes()
         with counter, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = built.loss(batch)
         with counter:
             loss.backward()  # type: ignore[no-untyped-call]
     return Need(stage, switched, batch, _count(built.trained), _count(built.frozen), counter.peak)
+
+
+def needs_by_batch(
+    stage: str,
+    models: Mapping[str, Settings],
+    *,
+    size: tuple[int, int, int],
+    batches: Sequence[int],
+    switched: bool = False,
+    half: bool = True,
+) -> list[Need]:
+    """The same for several batches: for three that are walked through, and on the lines between them."""
+    known = [
+        measure_need(stage, models, size=size, batch=batch, switched=switched, half=half)
+        for batch in MEASURED
+    ]
+    steps = np.interp(batches, MEASURED, [need.step_bytes for need in known])
+    return [
+        replace(known[0], batch=batch, step_bytes=round(step))
+        for batch, step in zip(batches, steps.tolist(), strict=True)
+    ]
 
 
 def _build(

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ldae.data.ahead import read_ahead
@@ -65,13 +67,26 @@ def compress_cohort(
     missing = keys if overwrite else store.missing(keys)
     logger.info("Latents of %d of %d scans are made in %s", len(missing), len(keys), store.folder)
     if missing:
-        autoencoder = load_autoencoder(folder)[0].to(choose_device(device))
+        place = choose_device(device)
+        autoencoder = load_autoencoder(folder)[0].to(place)
         to_channels_last(autoencoder)
         size = batch_size or volume_batch(spec.size)
-        _fill(store, run, missing=set(missing), autoencoder=autoencoder, batch_size=size, progress=progress)
+        encode = _encoder(autoencoder, device=place)
+        _fill(store, run, missing=set(missing), encode=encode, batch_size=size, progress=progress)
     if shard is None:
         _finish(store, run, changed=bool(missing))
     return store.folder
+
+
+def _encoder(autoencoder: Autoencoder, *, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Scans [B, 1, X, Y, Z] to mean and sigma [B, C, h, w, d], float32 on the CPU."""
+
+    @torch.no_grad()
+    def encode(volumes: Tensor) -> tuple[Tensor, Tensor]:
+        mean, sigma = autoencoder.encode(volumes.to(device))
+        return mean.float().cpu(), sigma.float().cpu()
+
+    return encode
 
 
 def _fill(
@@ -79,20 +94,18 @@ def _fill(
     run: RunCohort,
     *,
     missing: set[str],
-    autoencoder: Autoencoder,
+    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch_size: int,
     progress: bool,
 ) -> None:
     rows = run.frame[run.frame["key"].isin(missing)]
     paths, keys = list(rows["path"]), list(rows["key"])
-    device = next(autoencoder.parameters()).device
     with tqdm(total=len(keys), desc="latents", disable=not progress) as bar:
         places = [slice(start, start + batch_size) for start in range(0, len(keys), batch_size)]
         loaded = read_ahead(lambda place: read_volumes(run.cache, paths[place]), places)
         for place, volumes in zip(places, loaded, strict=True):
             names = keys[place]
-            with torch.no_grad():
-                mean, sigma = (part.float().cpu() for part in autoencoder.encode(volumes.to(device)))
+            mean, sigma = encode(volumes)
             for index, key in enumerate(names):
                 store.write(key, mean[index], sigma[index])
             bar.update(len(names))

@@ -130,8 +130,11 @@ class Stage(FiniteLoss):
         """The data module of the running `fit`: volumes for stage 1, latents for the others."""
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
 
-    def on_fit_start(self) -> None:
-        """Lay the weights out as the processor likes them, and compile what is asked for."""
+    def configure_model(self) -> None:
+        """Lay the weights out as the processor likes them, and compile what is asked for.
+
+        This comes before DDP takes note of how gradients lie in memory: it mixes up those that lie otherwise.
+        """
         if self.device.type == "cpu":
             to_channels_last(self)
         if self.compiled:
