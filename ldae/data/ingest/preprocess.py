@@ -22,6 +22,7 @@ from ldae.data.ingest.extras import need
 from ldae.data.ingest.manifest import Record, RejectionError, Work, count_reasons
 from ldae.data.ingest.mosaic import View, draw_mosaic
 from ldae.data.ingest.pool import each
+from ldae.data.ingest.publish import link, remove_stale
 from ldae.data.ingest.register import SPACE, TRANSFORMS, Registered, register
 from ldae.data.ingest.review import apply_reviews, keep_reviews, write_page
 from ldae.data.ingest.tables import NO_FACES, write_tables
@@ -169,8 +170,17 @@ def _label(text: Any, prefix: str) -> str:
 
 
 def _target(record: Record, out: Path) -> Path:
-    name = f"{record.item}_space-{SPACE}_desc-brain_T1w.nii.gz"
-    return out / record.subject / record.session / "anat" / name
+    """Where a scan's brain lies once it is in the cohort."""
+    return out / record.subject / record.session / "anat" / _name(record)
+
+
+def _name(record: Record) -> str:
+    return f"{record.item}_space-{SPACE}_desc-brain_T1w.nii.gz"
+
+
+def _made_at(record: Record, out: Path) -> Path:
+    """Where it lies until then: what does not fit or is rejected never comes among the results."""
+    return Work(out).root / "brains" / record.item / _name(record)
 
 
 def _mask_path(target: Path) -> Path:
@@ -201,7 +211,7 @@ def _one(task: Task, *, way: Way) -> Record:
 
 
 def _made(task: Task, way: Way) -> dict[str, Any]:
-    work, target = Work(way.out), _target(task.record, way.out)
+    work, target = Work(way.out), _made_at(task.record, way.out)
     sources = [sha256_file(path) for path in (task.path, task.mask) if path is not None and path.is_file()]
     key = [way.transform, way.brain, way.spacing, *sources]
     compute = partial(_compute, task, way=way, target=target)
@@ -281,23 +291,35 @@ def _publish(
     )
     with atomic_path(out / TABLE) as temporary:
         table.to_csv(temporary, index=False)
+    good = [record for record in records if record.accepted]
+    _lay(good, out)
     changed = frame.assign(
         path=[str(_target(record, out)) for record in records],
         brain_extracted=True,
         **{name: table[name].to_numpy() for name in FIGURES},
     )
-    good = changed[(table["reason"] == "").to_numpy()]
-    if good.empty:
-        (out / COHORT).unlink(missing_ok=True)
+    accepted = (table["reason"] == "").to_numpy()
+    if good:
+        write_cohort(changed[accepted], out / COHORT)
     else:
-        write_cohort(good, out / COHORT)
+        (out / COHORT).unlink(missing_ok=True)
     labels = {name: [getattr(record, name) for record in records] for name in names}
-    people = changed.assign(**labels)[(table["reason"] == "").to_numpy()]
+    people = changed.assign(**labels)[accepted]
     write_tables(people, out, verb="preprocess", faces=0)
     return Preprocessed(
         table=table,
-        cohort=None if good.empty else out / COHORT,
+        cohort=out / COHORT if good else None,
         page=write_page(shown, out, figures=FIGURES, note=NO_FACES) if shown else None,
         rejected=count_reasons(records),
         review=review,
     )
+
+
+def _lay(records: Sequence[Record], out: Path) -> None:
+    """Put the files of these scans, and no others, among the results."""
+    targets = [_target(record, out) for record in records]
+    stems = [path.relative_to(out).as_posix() for own in targets for path in (own, _mask_path(own))]
+    remove_stale(out, {stem.removesuffix(".nii.gz") for stem in stems})
+    for record, target in zip(records, targets, strict=True):
+        for made in sorted(_made_at(record, out).parent.iterdir()):
+            link(made, target.with_name(made.name))

@@ -53,7 +53,7 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
     """
     taken = [record for record in records if record.accepted]
     taken.sort(key=lambda record: (record.subject, natural_key(record.session)))
-    _remove_stale(out, {scan_name(record, contrast) for record in taken})
+    remove_stale(out, {scan_name(record, contrast) for record in taken})
     for record in taken:
         _lay(record, out, contrast=contrast)
     frame = pd.DataFrame([_row(record, out, contrast) for record in taken])
@@ -90,16 +90,9 @@ def _row(record: Record, out: Path, contrast: str) -> dict[str, Any]:
 
 
 def _lay(record: Record, out: Path, *, contrast: str) -> None:
-    """A hard link to the converted volume (a copy on file systems without), and its sidecar."""
-    source, target = Work(out).volume(record.item), out / f"{scan_name(record, contrast)}.nii.gz"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not (target.is_file() and os.path.samefile(source, target)):
-        with atomic_path(target) as temporary:
-            temporary.unlink()
-            try:
-                os.link(source, temporary)
-            except OSError:
-                shutil.copyfile(source, temporary)
+    """The converted volume and its sidecar."""
+    target = out / f"{scan_name(record, contrast)}.nii.gz"
+    link(Work(out).volume(record.item), target)
     facts = record.facts
     sidecar = {SIDECAR[name]: facts[name] for name in SIDECAR if facts[name]}
     sidecar |= {SECONDS[name]: round(facts[name] / 1000, 9) for name in SECONDS if facts[name] is not None}
@@ -109,7 +102,20 @@ def _lay(record: Record, out: Path, *, contrast: str) -> None:
     write_json(target.with_name(target.name.replace(".nii.gz", ".json")), sidecar)
 
 
-def _remove_stale(out: Path, names: set[str]) -> None:
+def link(source: Path, target: Path) -> None:
+    """Put a hard link at the target, or a copy on file systems without."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file() and os.path.samefile(source, target):
+        return
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def remove_stale(out: Path, names: set[str]) -> None:
     """Scans of an earlier run that are no longer in; what else lies in the folder is left alone."""
     for path in sorted(out.glob("sub-*/ses-*/anat/*")):
         place = path.relative_to(out).as_posix()

@@ -80,8 +80,9 @@ def test_brains_are_a_cohort_and_a_bids_derivative(result: Preprocessed, out: Pa
     frame = read_cohort(out / "cohort.csv", check="voxels")
     assert frame["subject"].tolist() == ["1", "2"]
     assert (frame["overlap"] > 0.9).all()
-    assert (frame["similarity"] > 0.65).all()  # the bias is still in
-    assert len(read_cohort(out)) == 2  # as a BIDS dataset too
+    assert (frame["similarity"] > 0.6).all()  # the bias is still in
+    assert len(read_cohort(out)) == 2  # as a BIDS dataset too, without the one that does not fit
+    assert not list(out.glob("sub-3*/**/*.nii.gz"))
     stem = "sub-1/ses-1/anat/sub-1_ses-1"
     sidecar = json.loads((out / f"{stem}_space-MNI152NLin2009aSym_desc-brain_T1w.json").read_text())
     assert sidecar["SkullStripped"]
@@ -104,12 +105,12 @@ def test_the_mask_lies_on_the_scans_own_grid(result: Preprocessed, study: Path, 
 
 def test_a_second_run_does_nothing(result: Preprocessed, study: Path, out: Path, without_ants: None) -> None:
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
-    assert len(times) == 6
+    assert len(times) == 10  # three pairs, two of them linked to their place
     before = contents(out)
     preprocess(study / "cohort.csv", out, spacing=4)
     assert contents(out) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    next(iter(times)).unlink()
+    next(path for path in times if ".ingest" in path.parts).unlink()
     preprocess(study / "cohort.csv", out, spacing=4)
     assert contents(out) == before
 
@@ -214,6 +215,7 @@ def test_reviews_by_command(
     assert main([*words, "--review", str(tmp_path / "review.csv")]) == 0
     assert "1 rejected by a reviewer" in capsys.readouterr().out
     assert read_cohort(out / "cohort.csv")["subject"].tolist() == ["1"]
+    assert not (out / "sub-2").exists()
     assert main([*words, "--review", *[str(tmp_path / "review.csv")] * 3]) == 2
     assert "one or two reviewers' files, got 3" in capsys.readouterr().err
 
