@@ -173,6 +173,7 @@ def _representation(
         arguments |= {"pretrained": False, "checkpointing": switched}
     config = SemanticConfig(**settings, backbone=BackboneConfig(backbone["path"], arguments))
     encoder = SemanticEncoder(config, size=size).train()
+    encoder.norm.eval()  # a single scan has no spread to whiten by
     frozen = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=Schedule(), prediction="v")
     frozen.requires_grad_(False)
     estimator = GradientEstimator(

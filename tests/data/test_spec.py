@@ -28,7 +28,7 @@ def test_dictionary_round_trip_and_hash() -> None:
     assert PreprocessingSpec.from_dict(SPEC.to_dict()) == SPEC
     assert PreprocessingSpec(spacing=[5.0, 5.0, 5.0], size=[32, 40, 32]).sha256 == SPEC.sha256  # type: ignore[arg-type]
     assert PreprocessingSpec().sha256 != SPEC.sha256
-    with pytest.raises(CheckpointError, match=r"must have the keys .* got \['size'\]"):
+    with pytest.raises(CheckpointError, match=r"must have the keys .* got \{'size': \[1, 2, 3\]\}"):
         PreprocessingSpec.from_dict({"size": [1, 2, 3]})
 
 

@@ -96,6 +96,7 @@ def test_a_code_that_the_decoder_ignores_is_found(spoil: Callable[[Change], Path
     assert "warm_start.epochs" in document["verdict"]
 
 
+@pytest.mark.slow
 def test_codes_that_are_all_alike_are_found(spoil: Callable[[Change], Path]) -> None:
     pipeline = spoil(constant_codes)
     assert main(["doctor", "--pipeline", str(pipeline), "--limit", "9", "--device", "cpu"]) == 0

@@ -26,6 +26,7 @@ def inverters() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_candidates_come_back(
     inverters: ModuleType, scan_set: ScanSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

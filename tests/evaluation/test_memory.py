@@ -68,6 +68,7 @@ def test_recomputing_saves_memory_in_the_autoencoder(demo: dict[str, Any]) -> No
     assert switched.trained == plain.trained
 
 
+@pytest.mark.slow
 def test_the_verb_tells_what_fits_which_card(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     configs = [
         word

@@ -16,6 +16,7 @@ from ldae.heads import AugmentedProbe, LinearProbe
 QUICK: dict[str, Any] = {"diffusion_steps": 5, "folds": 2, "width": 16}
 
 
+@pytest.mark.slow
 @parametrize_with_checks([AugmentedProbe(**QUICK)], expected_failed_checks=lambda _: {})
 def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     check(estimator)

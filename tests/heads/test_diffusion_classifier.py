@@ -22,6 +22,7 @@ from ldae.heads.diffusion_classifier import calibrate_scores
 QUICK: dict[str, Any] = {"diffusion_steps": 100, "folds": 2, "width": 16, "levels": 8, "learning_rate": 0.01}
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [DiffusionClassifier(**{**QUICK, "diffusion_steps": 5})], expected_failed_checks=lambda _: {}
 )
@@ -66,6 +67,7 @@ def test_codes_of_known_gaussians_get_their_posterior() -> None:
     assert np.abs(head.predict_proba(codes[::10]) - known[::10]).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_the_network_learns_what_gaussians_cannot_say() -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(600) % 2
@@ -91,6 +93,7 @@ def test_scores_are_calibrated_by_a_factor_and_offsets() -> None:
     np.testing.assert_allclose(offsets - offsets[1], [0.7, 0, -0.7], atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_scan_does_not_depend_on_its_batch_and_fits_are_alike(fitted: Any, on_latents: Any) -> None:
     for head, values, labels in (fitted, on_latents):
         alone = np.concatenate([head.predict_proba(row[None]) for row in values[:5]])

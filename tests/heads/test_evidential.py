@@ -123,6 +123,7 @@ def test_fitted_head_keeps_to_the_cap_and_passes_it_at_the_default_weight() -> N
     assert free.min() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
 def test_accuracy_on_real_data(load: Any) -> None:
     features, labels = load(return_X_y=True)

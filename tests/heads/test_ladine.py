@@ -190,6 +190,7 @@ def test_the_other_rules_are_probabilities_and_as_accurate(fitted: Any, probabil
     assert ruled.score(codes, labels) > head.score(codes, labels) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_breast_cancer, pytest.param(load_digits, marks=pytest.mark.slow)])
 def test_accuracy_on_real_data(load: Any) -> None:
     features, labels = load(return_X_y=True)

@@ -19,6 +19,7 @@ QUICK: dict[str, Any] = {"epochs": 10, "folds": 2, "learning_rate": 0.01, "batch
 MEANS = np.array([[1.2, 0.0, 0.5], [-1.0, 0.6, 0.5], [0.0, -1.2, -1.0]])
 
 
+@pytest.mark.slow
 @parametrize_with_checks([NoiseAwareClassifier(**QUICK)], expected_failed_checks=lambda _: {})
 def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -36,6 +37,7 @@ def on_latents() -> tuple[NoiseAwareClassifier, Any, Any]:
     return NoiseAwareClassifier(width=8, **QUICK).fit(latents, labels), latents, labels
 
 
+@pytest.mark.slow
 def test_it_learns_the_posterior_of_noised_gaussian_classes_at_every_level() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(3, size=6000)

@@ -14,6 +14,8 @@ from ldae.diffusion.schedule import Schedule
 from ldae.errors import InputError
 from ldae.heads import LinearProbe, NoiseAwareClassifier, PurifyClassifier
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"diffusion_steps": 50, "folds": 2, "width": 16, "draws": 4, "learning_rate": 0.01}
 SMALL = {"channels": 4, "diffusion_steps": 20, "batch_size": 16}
 

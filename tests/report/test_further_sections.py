@@ -20,6 +20,8 @@ from ldae.report.evaluation_tables import solvers_table
 from ldae.report.examination_section import examination_elements
 from ldae.report.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 def calibrate(run_dir: Path, *, target: str) -> Path:
     """Calibrate a head on codes of many subjects, for this run."""
