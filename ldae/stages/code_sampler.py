@@ -106,11 +106,11 @@ class CodeSamplerStage(Stage):
         """One batch {"code": [B, D], "label": [B]} at uniform levels."""
         codes, label = (batch[name].repeat_interleave(self.draws, 0) for name in ("code", "label"))
         told = torch.rand(len(label), device=label.device) >= self.unlabelled
-        t = torch.randint(len(self.schedule), (len(codes),), device=codes.device)
-        noise = torch.randn(len(codes), self.sampler.size, device=codes.device)
+        t = self.draw_levels(len(codes), steps=len(self.schedule))
+        noise = self.noise_like(codes.new_empty(len(codes), self.sampler.size))
         label = torch.where(told, label, UNKNOWN)
         loss = self.sampler.errors(self.sampler.network, codes, t=t, noise=noise, label=label)[0].mean()
-        self.log("train/loss", loss.detach(), batch_size=len(codes), prog_bar=True)
+        self.log("train/loss", loss.detach(), batch_size=len(codes), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:

@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def writes(args: argparse.Namespace) -> Path:
-    """The folder that no other command may write meanwhile."""
-    folder: Path = args.out or _run_dir(args) / "evaluation" / "doctor"
-    return folder
+def writes(args: argparse.Namespace) -> Path | None:
+    """The folder that no other command may write meanwhile, if any is written."""
+    examines = not args.memory and args.pipeline is not None
+    return args.out or (_run_dir(args) / "evaluation" / "doctor" if examines else None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     folder = examine_pipeline(
         args.pipeline,
         args.cohort or run_dir / "cohort" / "cohort.csv",
-        out=writes(args),
+        out=args.out or run_dir / "evaluation" / "doctor",
         run_dir=run_dir,
         limit=args.limit,
         seed=args.seed,
