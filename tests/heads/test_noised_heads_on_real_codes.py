@@ -13,9 +13,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ldae.heads import AugmentedProbe, DiffusionClassifier, NoiseAwareClassifier, PurifyClassifier
+from ldae.heads import DiffusionClassifier, NoiseAwareClassifier
 
-HEADS = [NoiseAwareClassifier(), DiffusionClassifier(levels=8), PurifyClassifier(draws=4), AugmentedProbe()]
+HEADS = [NoiseAwareClassifier(), DiffusionClassifier(levels=8)]
 
 
 @pytest.mark.slow
