@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = (f"--config={ROOT / 'configs' / 'ddp.yaml'}", "--trainer.devices=2", "--trainer.accelerator=cpu")
 # relative to the largest weight of a tensor: sums over scans are taken in another order
 TOLERANCE = 1e-3
-# What the loss does not depend on has rounding for its gradient, and Adam makes steps of it: a shift before the
-# code is whitened, and the mean that takes it away again; a shift of all slices' scores before their softmax.
+# What the loss does not depend on has rounding for its gradient, and Adam makes steps of it: a shift before
+# the code is whitened, and the mean that takes it away again; a shift of all scores before their softmax.
 FREE = {
     "encoder.pooling.project.bias",
     "encoder.pooling.score.bias",
