@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,13 @@ pytestmark = pytest.mark.slow
 
 SENTENCES = (InputError, CheckpointError, StorageError, FileNotFoundError)
 SPEC = PreprocessingSpec(spacing=(10.0, 10.0, 10.0), size=(8, 8, 8))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def denormal() -> Iterator[None]:
+    """Training flushes denormal numbers for its whole process; hypothesis draws them."""
+    torch.set_flush_denormal(False)
+    yield
 
 
 def examples(number: int) -> settings:
