@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldae.errors import InputError
 from ldae.nets.batch_norm import process_count
 from ldae.nets.blocks import UndecayedParameter, to_channels_last
+from ldae.nets.small_convolutions import float32_where_small
 from ldae.stages.finite import FiniteLoss
 
 FROZEN_PREFIX = "frozen."
@@ -131,12 +132,13 @@ class Stage(FiniteLoss):
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
 
     def configure_model(self) -> None:
-        """Lay the weights out as the processor likes them, and compile what is asked for.
+        """Fit the layers to the processor, and compile what is asked for.
 
-        This comes before DDP takes note of how gradients lie in memory: it mixes up those that lie otherwise.
+        Weights are laid out before DDP takes note of how gradients lie: it mixes up those that lie otherwise.
         """
         if self.device.type == "cpu":
             to_channels_last(self)
+            float32_where_small(self)
         if self.compiled:
             for network in self.networks():
                 network.compile()

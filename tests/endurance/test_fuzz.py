@@ -42,10 +42,9 @@ SPEC = PreprocessingSpec(spacing=(10.0, 10.0, 10.0), size=(8, 8, 8))
 
 
 @pytest.fixture(autouse=True, scope="module")
-def denormal() -> Iterator[None]:
+def denormal() -> None:
     """Training flushes denormal numbers for its whole process; hypothesis draws them."""
     torch.set_flush_denormal(False)
-    yield
 
 
 def examples(number: int) -> settings:

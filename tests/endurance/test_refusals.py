@@ -123,7 +123,7 @@ def test_weights_of_another_shape(pipeline: Path, kind: str) -> None:
 
 
 EDITS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
-    ("autoencoder", lambda config: config.update(chanels=[8])),
+    ("autoencoder", lambda config: config.update(channel=[8])),
     ("autoencoder", lambda config: config.update(channels="many")),
     ("autoencoder", lambda config: config.update(channels=[8, 12])),
     ("autoencoder", lambda config: config.clear()),

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldae.nets.small_convolutions import float32_where_small
+from ldae.nets.unet import UNet, UNetConfig
+
+SIZES = [(1, 1, 1), (2, 3, 2), (2, 5, 4), (3, 4, 1), (4, 1, 5), (4, 4, 4), (5, 6, 7)]
+CONVOLUTIONS = [(8, 8, 3, 1), (16, 32, 3, 1), (32, 16, 3, 2), (8, 16, 5, 1)]
+
+
+def leave_nans_in_memory() -> None:
+    """Fill and free blocks of many sizes: what is read unwritten is seen to be no number."""
+    for _ in range(8):
+        [torch.full((n,), float("nan")) for n in (1728, 6912, 13824, 16000, 55296, 100_000, 300_000)]
+
+
+def weight_gradients(net: nn.Module, x: Tensor, *, bf16: bool) -> list[Tensor]:
+    net.zero_grad()
+    leave_nans_in_memory()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        out = net(x)
+    (out.float() * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
+    return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("inputs", "outputs", "kernel", "stride"), CONVOLUTIONS)
+def test_gradients_of_small_volumes_are_those_of_float32(
+    size: tuple[int, ...], inputs: int, outputs: int, kernel: int, stride: int
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2))
+    net.to(memory_format=torch.channels_last_3d)
+    float32_where_small(net)
+    x = torch.randn(2, inputs, *size).to(memory_format=torch.channels_last_3d)
+    expected = weight_gradients(net, x, bf16=False)[0]
+    got = weight_gradients(net, x, bf16=True)[0]
+    assert (got - expected).norm() <= 0.02 * expected.norm()
+
+
+def test_large_volumes_stay_in_bfloat16() -> None:
+    net = nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 4, 1))
+    float32_where_small(net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net[0](torch.randn(1, 4, 4, 4, 4)).dtype == torch.bfloat16
+        assert net[0](torch.randn(1, 4, 4, 3, 4)).dtype == torch.float32
+        assert net[1](torch.randn(1, 4, 1, 1, 1)).dtype == torch.bfloat16
+
+
+def test_slices_are_covered_too() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+    float32_where_small(net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(torch.randn(1, 4, 4, 3)).dtype == torch.float32
+
+
+def test_a_network_with_two_planes_at_its_lowest_level_has_true_gradients() -> None:
+    config = UNetConfig(
+        base=16, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_channels=8, groups=4
+    )
+    torch.manual_seed(0)
+    unet = UNet(config)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    float32_where_small(unet)
+    names = list(unet.state_dict())
+
+    class Call(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = copy.deepcopy(unet)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.unet(x, torch.tensor([3, 900]))
+            return out
+
+    call, x = Call(), torch.randn(2, 3, 4, 6, 4)
+    assert list(call.unet.state_dict()) == names
+    expected = torch.cat([one.flatten() for one in weight_gradients(call, x, bf16=False)])
+    for _ in range(3):
+        got = torch.cat([one.flatten() for one in weight_gradients(call, x, bf16=True)])
+        assert (got - expected).norm() <= 0.1 * expected.norm()
