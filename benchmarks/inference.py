@@ -5,17 +5,21 @@
 
 A scan is encoded to both codes and decoded again. The plain form takes 50 DDIM steps each way in float32;
 the default solver takes the fewest steps whose SSIM to the autoencoder's own reconstruction is, on average
-over the scans, at most 0.001 below that of the plain form. The two are timed in turns on one scan.
+over the scans, at most 0.001 below that of the plain form. The two are timed in turns on one scan. The
+floor is the time that their multiplications and additions alone take at the machine's rate for a large
+matrix product; `share_of_matrix_peak` is the floor over the time taken.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from turns import Result, in_turns, ratio, tell
+from torch.utils.flop_counter import FlopCounterMode
+from turns import Result, in_turns, matrix_rate, ratio, tell
 
 from ldae.data.ahead import read_ahead
 from ldae.diffusion.samplers import Solver
@@ -52,19 +56,29 @@ def fewest_steps(pipe: LDAEPipeline, volumes: Tensor, *, enough: float) -> tuple
     return steps, found
 
 
+def operations(work: Callable[[], object]) -> int:
+    """Multiplications and additions of a piece of work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
 def measure_one(pipe: LDAEPipeline, volumes: Tensor, *, repeats: int) -> Result:
     """One scan there and back."""
     plain = quality(pipe, volumes, steps=PLAIN_STEPS, solver="ddim")
     steps, ours = fewest_steps(pipe, volumes, enough=plain - TOLERANCE)
     one = volumes[:1]
-    taken = in_turns(
-        {
-            "plain": lambda: there_and_back(pipe, one, steps=PLAIN_STEPS, solver="ddim"),
-            "default": lambda: there_and_back(pipe, one, steps=steps, solver="gaussian-2m"),
-        },
-        repeats=repeats,
-    )
+    works = {
+        "plain": lambda: there_and_back(pipe, one, steps=PLAIN_STEPS, solver="ddim"),
+        "default": lambda: there_and_back(pipe, one, steps=steps, solver="gaussian-2m"),
+    }
+    taken = in_turns(works, repeats=repeats)
+    peak = matrix_rate()
+    floors = {name: operations(work) / peak for name, work in works.items()}
     return {
+        "matrix_gflop_per_second": round(peak / 1e9, 1),
+        "floor_ms": {name: round(1e3 * floor, 1) for name, floor in floors.items()},
+        "share_of_matrix_peak": {name: round(floor / min(taken[name]), 2) for name, floor in floors.items()},
         "plain_ssim": round(plain, 4),
         "default_steps": steps,
         "default_ssim": round(ours, 4),

@@ -104,8 +104,8 @@ class Need:
 
 
 @dataclass
-class _Built:
-    """Networks of a stage, and the loss of a batch of so many scans."""
+class StageNetworks:
+    """Networks of a stage with random weights, and the loss of a batch of so many random scans."""
 
     trained: list[nn.Module]
     frozen: list[nn.Module]
@@ -116,7 +116,7 @@ def _tuples(values: Settings) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool) -> _Built:
+def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool) -> StageNetworks:
     config = replace(AutoencoderConfig(**_tuples(model["autoencoder"])), checkpointing=switched)
     net = Autoencoder(config).train()
     weights = model.get("loss", {})
@@ -134,7 +134,7 @@ def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool)
             total = total + (discriminator(found)[-1].float() - 1).square().mean()
         return total
 
-    return _Built(trained, [], loss)
+    return StageNetworks(trained, [], loss)
 
 
 def _discriminator(weights: Settings) -> nn.Module:
@@ -149,7 +149,7 @@ def _discriminator(weights: Settings) -> nn.Module:
     return net
 
 
-def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> _Built:
+def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> StageNetworks:
     schedule = Schedule()
     model = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=schedule, prediction="v")
 
@@ -160,12 +160,12 @@ def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> _Built:
         error: Tensor = model(z, t) - model.prediction.target(z0, noise, t)
         return error.square().mean()
 
-    return _Built([model], [], loss)
+    return StageNetworks([model], [], loss)
 
 
 def _representation(
     model: Settings, unet: Settings, *, size: tuple[int, int, int], latent: tuple[int, ...], switched: bool
-) -> _Built:
+) -> StageNetworks:
     settings = dict(model["encoder"])
     backbone = settings.pop("backbone")
     arguments = dict(backbone["arguments"])
@@ -192,7 +192,22 @@ def _representation(
         error: Tensor = guided(z, t, y) - guided.prediction.target(z0, noise, t)
         return error.square().mean()
 
-    return _Built([encoder, estimator], [frozen], loss)
+    return StageNetworks([encoder, estimator], [frozen], loss)
+
+
+def build_stage(
+    stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool = False
+) -> StageNetworks:
+    """The networks that a stage trains, and the loss of a batch; arguments as in `measure_need`."""
+    autoencoder = AutoencoderConfig(**_tuples(models["autoencoder"]["autoencoder"]))
+    channels = 1 if autoencoder.identity else autoencoder.latent_channels
+    latent = (channels, *(side // autoencoder.factor for side in size))
+    if stage == "autoencoder":
+        return _autoencoder(models["autoencoder"], size=size, switched=switched)
+    unet = models["denoiser"]["unet"]
+    if stage == "denoiser":
+        return _denoiser(unet, latent=latent)
+    return _representation(models["representation"], unet, size=size, latent=latent, switched=switched)
 
 
 def _count(modules: list[nn.Module]) -> int:
@@ -220,7 +235,7 @@ def measure_need(
     """
     # timm reads numbers from tensors while it builds, which tensors without content do not have
     with torch.device("meta"):
-        built = _build(stage, models, size=size, switched=switched)
+        built = build_stage(stage, models, size=size, switched=switched)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (*built.trained, *built.frozen):
             module.to_empty(device="cpu")
@@ -251,17 +266,3 @@ def needs_by_batch(
         replace(known[0], batch=batch, step_bytes=round(step))
         for batch, step in zip(batches, steps.tolist(), strict=True)
     ]
-
-
-def _build(
-    stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool
-) -> _Built:
-    autoencoder = AutoencoderConfig(**_tuples(models["autoencoder"]["autoencoder"]))
-    channels = 1 if autoencoder.identity else autoencoder.latent_channels
-    latent = (channels, *(side // autoencoder.factor for side in size))
-    if stage == "autoencoder":
-        return _autoencoder(models["autoencoder"], size=size, switched=switched)
-    unet = models["denoiser"]["unet"]
-    if stage == "denoiser":
-        return _denoiser(unet, latent=latent)
-    return _representation(models["representation"], unet, size=size, latent=latent, switched=switched)

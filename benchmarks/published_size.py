@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one forward and one backward pass at published size, 128x160x128, take on a CPU.
+
+    python benchmarks/published_size.py
+
+A batch of one random scan goes through the networks of each published configuration, in bf16 as these say,
+in a process of its own. `resident_gib` is the most that process held; `foretold_gib` is what
+`ldae doctor --memory` finds without running anything: weights, gradients and what is alive at the worst
+moment. Its estimate leaves out Python with its libraries, and what convolutions keep to themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from turns import Result, tell
+
+from ldae.cli.configs import find_config, read_configs
+from ldae.evaluation.memory import build_stage, measure_need
+from ldae.nets.blocks import to_channels_last
+from ldae.nets.small_convolutions import float32_where_small
+
+CONFIGS = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
+GIB = 2**30
+LIMIT_GIB = 20
+
+
+def models() -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """The published arguments of each stage's model, and the size of the scans."""
+    documents = {
+        stage: read_configs([find_config(f"{name}.yaml"), find_config(f"published/{name}.yaml")])
+        for stage, name in CONFIGS.items()
+    }
+    x, y, z = documents["autoencoder"]["data"]["init_args"]["size"]
+    return {stage: document["model"]["init_args"] for stage, document in documents.items()}, (x, y, z)
+
+
+def one_pass(stage: str, switched: bool, half: bool) -> dict[str, Any]:
+    """Forward and backward once; seconds and the most memory that this process held."""
+    torch.manual_seed(0)
+    arguments, size = models()
+    built = build_stage(stage, arguments, size=size, switched=switched)
+    for module in (*built.trained, *built.frozen):
+        to_channels_last(module)
+        float32_where_small(module)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        loss = built.loss(1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    seconds = time.perf_counter() - start
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    weights = [p for module in built.trained for p in module.parameters()]
+    return {
+        "seconds": round(seconds, 1),
+        "with_weights_gib": round(before * 1024 / GIB, 2),
+        "resident_gib": round(most / GIB, 2),
+        "within_limit": most <= LIMIT_GIB * GIB,
+        "finite_gradients": all(bool(p.grad.isfinite().all()) for p in weights if p.grad is not None),
+    }
+
+
+def foretold(stage: str, switched: bool, half: bool) -> dict[str, Any]:
+    """What `ldae doctor --memory` says of the same pass; no optimiser, no average."""
+    arguments, size = models()
+    need = measure_need(stage, arguments, size=size, batch=1, switched=switched, half=half)
+    weights = need.trained + need.frozen
+    return {
+        "million_weights": round(weights / 1e6, 1),
+        "foretold_gib": round((4 * weights + need.step_bytes) / GIB, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=tuple(CONFIGS), nargs="*", default=list(CONFIGS))
+    parser.add_argument("--precision", choices=("bf16", "32"), default="bf16")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    half = args.precision == "bf16"
+    result: Result = {"precision": args.precision, "limit_gib": LIMIT_GIB}
+    for stage in args.stage:
+        for switched in (False,) if stage == "denoiser" else (False, True):
+            found: dict[str, Any] = {}
+            for work in (foretold, one_pass):
+                with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                    found |= pool.apply(work, (stage, switched, half))
+            result[stage + (", recomputing" if switched else "")] = found
+            print(stage, switched, found, flush=True)
+    tell(result, out=args.out)
+
+
+if __name__ == "__main__":
+    main()
