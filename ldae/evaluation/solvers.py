@@ -59,7 +59,7 @@ def evaluate_solvers(
     decode_steps: Sequence[int] | None = None,
     reference_compatible: bool = False,
     seed: int = 0,
-    limit: int | None = 6,
+    limit: int | None = 4,
     device: str = "auto",
     progress: bool = False,
     run_dir: str | Path | None = None,
