@@ -58,8 +58,10 @@ def read_sampling(args: argparse.Namespace) -> Sampling:
 
 
 def tell(result: JobResult) -> int:
-    """Say how unusual each source is, what was written, and where the record lies."""
+    """Say how unusual each source is, what was done to it and written, and where the record lies."""
     for source, novelty in result.novelty.items():
+        for item in result.changes[source]:
+            print(f"{source}: {item.item} {item.scan}, the pipeline's is {item.spec}: {item.action}")
         print(f"{source}: {novelty.verdict}")
     document, folder = read_json(result.result), result.result.parent
     for output in document["outputs"]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.data.nifti import load_image, open_scan, read_geometry, read_voxels
+from ldae.data.nifti import Geometry, load_image, open_scan, read_geometry, read_voxels
 from ldae.data.resample import SAME_SPACING, Grid, axis_codes, fit_grid, inside, to_ras, voxels_to_ras
 from ldae.data.spec import Intensity, PreprocessingSpec
 from ldae.errors import InputError
@@ -66,12 +66,18 @@ def differences(spec: PreprocessingSpec, path: str | Path) -> list[Difference]:
     return items + _compare(spec, path) if three else items
 
 
+def grid_differences(spec: PreprocessingSpec, geometry: Geometry) -> list[Difference]:
+    """The items orientation and spacing of a scan's own grid, whether they agree or not."""
+    source = to_ras(Grid(geometry.shape, geometry.affine))
+    return [_orientation(geometry.affine), _spacing(spec, source)]
+
+
 def _compare(spec: PreprocessingSpec, path: str | Path) -> list[Difference]:
     image = open_scan(path)
     geometry = read_geometry(image, path)
     source = to_ras(Grid(geometry.shape, geometry.affine))
     voxels = voxels_to_ras(read_voxels(image, path), geometry.affine)
-    items = [_orientation(geometry.affine), _spacing(spec, source), _data_type(str(image.get_data_dtype()))]
+    items = [*grid_differences(spec, geometry), _data_type(str(image.get_data_dtype()))]
     voxel_ml = float(np.prod(source.spacing)) / 1000
     try:
         scale = spec.intensity(voxels, path=path, voxel_ml=voxel_ml)

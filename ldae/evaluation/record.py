@@ -25,6 +25,11 @@ RESULT = "result.json"
 TABLE = "table.csv"
 SCANS = "scans.csv"
 STAMP = "stamp.json"
+SWEEPS = {
+    "solvers": "reconstruction --sweep",
+    "solvers_reference": "reconstruction --reference-compatible",
+}
+"""Folders that `ldae evaluate` does not name as it names the measurement."""
 
 
 @dataclass
@@ -94,7 +99,8 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / RESULT
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Run first: ldae evaluate {path.parent.name}")
+        name = path.parent.name
+        raise FileNotFoundError(f"{path} is missing. Run first: ldae evaluate {SWEEPS.get(name, name)}")
     result: dict[str, Any] = read_json(path)
     return result
 

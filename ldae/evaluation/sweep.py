@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from ldae.errors import InputError
 from ldae.evaluation.brain import brain_masks
 from ldae.evaluation.likeness import Panel
 from ldae.evaluation.material import ScanSet
-from ldae.evaluation.workers import side_by_side
+from ldae.evaluation.workers import count_workers, side_by_side
 from ldae.pipeline.auxiliary import pack_auxiliary
 from ldae.pipeline.networks import fresh_noise
 
@@ -32,7 +33,7 @@ INPUT = "input"
 WHOLE, BRAIN = "whole", "brain"
 MOMENTS = ("noise_moment_1", "noise_moment_2", "noise_moment_3", "noise_moment_4")
 AT_ONCE = 8
-"""Scans at a time, few enough that several batches can run side by side."""
+"""Scans at a time at most."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class JudgedScans:
 
     @property
     def batches(self) -> list[list[int]]:
-        """Places of the scans, so many at a time."""
-        count = len(self.rows)
-        return [list(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE)]
+        """Places of the scans, so many at a time that there is a batch for every worker."""
+        count, workers = len(self.rows), count_workers(self.scans.pipeline.networks)
+        size = min(AT_ONCE, ceil(count / workers))
+        return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
 @dataclass(frozen=True)

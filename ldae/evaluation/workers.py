@@ -19,6 +19,13 @@ Result = TypeVar("Result")
 MOST_WORKERS = 4
 
 
+def count_workers(networks: Networks) -> int:
+    """How many batches run side by side: one on a GPU, or with scans so large that a batch is one."""
+    if networks.device.type != "cpu":
+        return 1
+    return min(torch.get_num_threads(), MOST_WORKERS, networks.volume_batch)
+
+
 def side_by_side(
     compute: Callable[[Item], Result],
     items: Sequence[Item],
@@ -32,13 +39,12 @@ def side_by_side(
     Args:
         compute: Works on one batch.
         items: The batches.
-        networks: What it computes with: on a GPU, or with scans so large that a batch is one, batches follow
-            one another.
+        networks: What it computes with.
         name: Title of the bar.
         progress: Show a bar.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, MOST_WORKERS, networks.volume_batch) if networks.device.type == "cpu" else 1
+    workers = count_workers(networks)
 
     def work(item: Item) -> Result:
         torch.set_num_threads(threads // workers)  # holds for the calling thread only

@@ -57,10 +57,12 @@ class LDAEPipeline(Codec):
         steps: int = 20,
         decode_steps: int | None = None,
         solver: Solver = DEFAULT_SOLVER,
+        stop_fraction: float = 0.0,
     ) -> Scan:
         """Encode and decode a scan; `decode_steps` are `steps` where they are not given."""
         code = self.encode(scan, steps=steps, solver=solver)
-        return self.decode(code, steps=steps if decode_steps is None else decode_steps, solver=solver)
+        down = steps if decode_steps is None else decode_steps
+        return self.decode(code, steps=down, solver=solver, stop_fraction=stop_fraction)
 
     def vary(
         self,
@@ -150,6 +152,7 @@ class LDAEPipeline(Codec):
         hold: Sequence[Held] = (),
         embeddings: pd.DataFrame | str | Path | None = None,
         steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
     ) -> Manipulation:
         """This brain, had the head said `target`: the semantic code is moved, the stochastic one stays.
 
@@ -162,6 +165,7 @@ class LDAEPipeline(Codec):
                 direction is made orthogonal to theirs, so that what a linear head says does not change.
             embeddings: Table of these columns; None takes the one that the head was fitted on.
             steps: Network calls each way.
+            solver: How a scan is encoded; a code is decoded by the solver that made it.
 
         Returns:
             Scan, code and move; the move says what held heads say before and after, and how far the code
@@ -180,6 +184,7 @@ class LDAEPipeline(Codec):
             hold=hold,
             embeddings=embeddings,
             steps=steps,
+            solver=solver,
         )[0]
 
     def trajectory(
@@ -192,9 +197,10 @@ class LDAEPipeline(Codec):
         hold: Sequence[Held] = (),
         embeddings: pd.DataFrame | str | Path | None = None,
         steps: int = 20,
+        solver: Solver = DEFAULT_SOLVER,
     ) -> list[Manipulation]:
         """`manipulate` for a series of targets."""
-        code = self._as_code(code, steps=steps)
+        code = self._as_code(code, steps=steps, solver=solver)
         moves = self.move(
             code, head, targets=targets, target_class=target_class, hold=hold, embeddings=embeddings
         )

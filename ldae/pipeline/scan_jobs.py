@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ldae import __version__
 from ldae.data.artefact import write_json
 from ldae.data.cohort import read_cohort
-from ldae.data.differences import Difference
+from ldae.data.differences import Difference, grid_differences
 from ldae.data.scan import DifferenceMap, Scan
 from ldae.data.split import SPLITS, check_split
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver, solver_levels
@@ -88,12 +88,14 @@ class JobResult:
         paths: The scans, NIfTI files.
         maps: Differences and statistics of scans, NIfTI files.
         novelty: How far each source lies outside of the training scans.
+        changes: Of each source, orientation and spacing where they are not the pipeline's.
     """
 
     result: Path
     paths: list[Path] = field(default_factory=list)
     maps: list[Path] = field(default_factory=list)
     novelty: dict[str, Novelty] = field(default_factory=dict)
+    changes: dict[str, list[Difference]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,11 +261,17 @@ class ScanJob:
             for start in range(0, len(self.scans), MOST_AT_ONCE):
                 batch = self.scans[start : start + MOST_AT_ONCE]
                 volumes: list[Scan] = [self.pipeline.read(scan.path) for scan in batch]
-                for scan, novelty in zip(batch, self.pipeline.novelty(volumes), strict=True):
+                for scan, volume, novelty in zip(batch, volumes, self.pipeline.novelty(volumes), strict=True):
                     self.result.novelty[str(scan.path)] = novelty
+                    self.result.changes[str(scan.path)] = self._changes(volume)
                 codes = self.pipeline.encode(volumes, steps=self.sampling.steps, solver=self.sampling.solver)
                 yield list(zip(batch, codes, strict=True))
                 bar.update(len(batch))
+
+    def _changes(self, volume: Scan) -> list[Difference]:
+        if volume.geometry is None:
+            return []
+        return [item for item in grid_differences(self.pipeline.spec, volume.geometry) if item.differs]
 
     def codes(self) -> Iterator[tuple[InputScan, Code]]:
         """Scans with their codes, one after another."""
@@ -334,12 +342,18 @@ class ScanJob:
 
     def finish(self, verb: str) -> JobResult:
         """Write the record."""
-        novelty = self.result.novelty.items()
+        sources = {
+            str(Path(path).absolute()): {
+                **found.to_dict(),
+                "changes": [item.to_dict() for item in self.result.changes[path]],
+            }
+            for path, found in self.result.novelty.items()
+        }
         document = {
             "verb": verb,
             "ldae_version": __version__,
             "pipeline": {"folder": str(self.pipeline.folder.absolute()), "sha256": self.pipeline.sha256},
-            "sources": {str(Path(path).absolute()): found.to_dict() for path, found in novelty},
+            "sources": sources,
             "outputs": self.records,
             "maps": self.map_records,
         }

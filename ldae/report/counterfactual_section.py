@@ -268,5 +268,5 @@ def volume_curves(run: Run) -> Picture:
             f"Ventricle volume of counterfactuals; rank correlation within a subject {spearman:.3f}, "
             f"rising at every step in {100 * values['counterfactual_monotone_share']:.0f} % of subjects."
         ),
-        command=run.command("evaluate counterfactual"),
+        command=run.evaluation("counterfactual"),
     )

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from ldae.report.figures import encode_png
 
 PIXELS_PER_INCH = 102
+MOST_ROWS = 40
+"""Rows of a table that the page shows at their full height."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Table:
     groups: Mapping[str, Sequence[Sequence[str]]]
     caption: str
     command: str
+
+    @property
+    def long(self) -> bool:
+        """Whether it has so many rows that the page shows them in a frame of their own."""
+        return sum(map(len, self.groups.values())) > MOST_ROWS
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from ldae.evaluation.counterfactual import TRUTH_TABLE
 from ldae.evaluation.known_counterfactual import ADDED, DECODED
-from ldae.evaluation.record import TABLE
+from ldae.evaluation.record import TABLE, read_result
 from ldae.evaluation.solvers import NAME as SOLVERS
 from ldae.evaluation.sweep import AUTOENCODER, LDDIM, WHOLE
 from ldae.report.elements import Table
@@ -71,7 +74,7 @@ def reconstruction_table(run: Run) -> Table:
         group=["against"],
         heading="against the {against}",
         caption="Means over test scans, with 95 % intervals over subjects.",
-        command=run.command("evaluate reconstruction"),
+        command=run.evaluation("reconstruction"),
     )
 
 
@@ -100,7 +103,7 @@ def solvers_table(run: Run) -> Table:
         group=["kind"],
         heading="{kind}",
         caption="Up to noise and back by every solver, in so many network calls; 95 % over subjects.",
-        command=run.command("evaluate reconstruction --sweep"),
+        command=run.evaluation(SOLVERS),
     )
 
 
@@ -129,9 +132,23 @@ def truth_table(run: Run) -> Table:
         heading="{rendering}",
         caption=(
             f"Means over {subjects} test subjects given the other diagnosis, judged by the scans that the "
-            "cohort renders of the same persons with it. The changed region is where those differ."
+            "cohort renders of the same persons with it. The changed region is where those differ. "
+            + _avoided(read_result(run.run_dir / "evaluation" / "counterfactual")["values"])
         ),
-        command=run.command("evaluate counterfactual"),
+        command=run.evaluation("counterfactual"),
+    )
+
+
+def _avoided(values: Mapping[str, Any]) -> str:
+    """Which share of the others' squared error the move avoids."""
+    told = []
+    for other in ("nothing", "linear"):
+        key = f"truth_gain_manipulated_over_{other}"
+        low, high = values[f"{key}_ci"]
+        told.append(f"{values[key]:.0%} ({low:.0%} to {high:.0%})")
+    return (
+        f"As decoded, the move avoids {told[0]} of the squared error there that doing nothing makes, and "
+        f"{told[1]} of what the mean difference image makes; 95 % over subjects."
     )
 
 
@@ -151,7 +168,7 @@ def interpolation_table(run: Run) -> Table:
         group=["gap_months", "truth", "against"],
         heading="{gap_months:g} months, {truth}, against the {against}",
         caption="The middle of two visits, with 95 % intervals over subjects.",
-        command=run.command("evaluate interpolation"),
+        command=run.evaluation("interpolation"),
     )
 
 
@@ -177,7 +194,7 @@ def comparison_table(run: Run) -> Table:
         pd.DataFrame(rows),
         [Column("target", "what is read"), Column("metric", "measure"), *columns],
         caption="Linear probes, and networks trained end to end, on test subjects, with 95 % intervals.",
-        command=run.command("evaluate comparison"),
+        command=run.evaluation("comparison"),
     )
 
 

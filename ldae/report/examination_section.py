@@ -8,6 +8,7 @@ from ldae.evaluation.doctor import DOCUMENT, LEVELS, SLICES
 from ldae.evaluation.record import TABLE
 from ldae.report.doctor import doctor_figure
 from ldae.report.elements import Element, make_picture
+from ldae.report.renderings import short_path
 from ldae.report.run import Run
 from ldae.report.tables import Column, make_table
 
@@ -20,7 +21,7 @@ def examination_elements(run: Run) -> list[Element]:
     figure = doctor_figure(
         run.table(NAME, LEVELS), run.table(NAME, SLICES), plane=document["values"]["plane"]
     )
-    command = run.command("doctor")
+    command = run.command(f"doctor --pipeline {short_path(run.run_dir / 'pipeline')}")
     picture = make_picture(
         figure,
         alt="Denoising error by noise level with three codes, and what each slice moves",

@@ -31,7 +31,7 @@ def explanation_pictures(run: Run) -> list[Element]:
         alt=f"Three planes of {first['subject']}: gradients, occlusion and counterfactual difference",
         caption=f"{first['subject']}, score {first['score']:.2f}, {first['score_baseline']:.2f} of the mean "
         f"training scan that the first two maps compare with. {_judged(run.table(NAME, TABLE))}",
-        command=run.command("evaluate explanation"),
+        command=run.evaluation("explanation"),
     )
     table = run.table(NAME, SLICES)
     slices = table.assign(shapley=table["shapley"].abs()).groupby("slice")[["attention", "shapley"]].mean()
@@ -43,7 +43,7 @@ def explanation_pictures(run: Run) -> list[Element]:
         alt="Share of attention and of Shapley values by slice",
         caption=f"{plane.capitalize()} slices, mean of {table['subject'].nunique()} scans. Attention says "
         "where the encoder looks, the Shapley value what of it the head uses.",
-        command=run.command("evaluate explanation"),
+        command=run.evaluation("explanation"),
     )
     return [maps, weights]
 

@@ -58,7 +58,7 @@ def code_picture(run: Run) -> Picture:
         figure,
         alt="ROC curve of AD against CN, and predicted against known ventricle volume",
         caption=f"{len(classes)} test scans of AD or CN (left), {len(numbers)} test scans (right).",
-        command=run.command("evaluate comparison"),
+        command=run.evaluation("comparison"),
     )
 
 
@@ -71,7 +71,7 @@ def gap_picture(run: Run) -> Picture:
         line_figure(lines, x="noise level t", y="error of v, per latent element"),
         alt="Denoising error by noise level with the own code, another subject's code, and none",
         caption="The gap between own and another's code is what the decoder takes from the code.",
-        command=run.command("evaluate code"),
+        command=run.evaluation("code"),
     )
 
 

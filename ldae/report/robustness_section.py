@@ -11,7 +11,6 @@ from ldae.report.run import Run
 from ldae.report.tables import Column, make_table
 
 SHOWN = ("clean", "gaussian", "motion", "white_box_apgd", "inverted_contrast")
-COMMAND = f"evaluate {NAME}"
 
 
 def robustness_table(run: Run) -> Table:
@@ -36,7 +35,7 @@ def robustness_table(run: Run) -> Table:
             "Test scans, means over seeds, with 95 % intervals over subjects; corrupted: the mean over all "
             f"corruptions and grades; AUROC: foreign scans told by a head's own doubt. {' '.join(notes)}"
         ),
-        command=run.command(COMMAND),
+        command=run.evaluation(NAME),
     )
 
 
@@ -48,7 +47,7 @@ def robustness_pictures(run: Run) -> list[Element]:
             shift_figure(run.table(NAME, f"{name}.csv")),
             alt=f"every head under the shift {name}",
             caption=f"{name.replace('_', ' ')}: every head, means over seeds.",
-            command=run.command(COMMAND),
+            command=run.evaluation(NAME),
         )
         for name in SHOWN
         if (folder / f"{name}.csv").is_file()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ldae.evaluation.material import Material, ScanSet, open_scans
+from ldae.report.commands import evaluation_words
 from ldae.report.renderings import Job, Viewer, read_jobs, short_path
 
 
@@ -50,6 +51,10 @@ class Run:
     def command(self, words: str) -> str:
         """A command on this run."""
         return f"ldae {words} --run-dir {short_path(self.run_dir)}"
+
+    def evaluation(self, name: str) -> str:
+        """The command that made an evaluation of this run."""
+        return self.command(evaluation_words(self.run_dir / "evaluation" / name))
 
 
 def scan_name(run: Run, path: Path) -> str:

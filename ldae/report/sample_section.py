@@ -86,5 +86,5 @@ def sampling_table(run: Run) -> Table:
             "intervals over scans. All but the AUC depend on that number: what real scans reach is what can "
             "be reached."
         ),
-        command=run.command("evaluate sampling"),
+        command=run.evaluation("sampling"),
     )

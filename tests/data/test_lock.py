@@ -127,3 +127,11 @@ def test_parts_of_a_cohort_are_written_beside_each_other(verb: str, tmp_path: Pa
     needed = ["--pipeline", "p"] if verb == "embed" else []
     assert module.writes(_parse(module, verb=verb, words=needed)) is not None
     assert module.writes(_parse(module, verb=verb, words=[*needed, "--shard", "1/2"])) is None
+
+
+def test_drawn_scans_have_their_folder_to_themselves() -> None:
+    from ldae.cli.main import _parse
+    from ldae.cli.verbs import sample
+
+    words = ["--pipeline", "p", "--out", "o"]
+    assert sample.writes(_parse(sample, verb="sample", words=words)) == Path("o")

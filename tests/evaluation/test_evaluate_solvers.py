@@ -12,8 +12,9 @@ from ldae.data.artefact import read_json
 from ldae.errors import InputError
 from ldae.evaluation.image_metrics import mse, psnr, ssim
 from ldae.evaluation.material import Material, ScanSet
+from ldae.evaluation.record import read_result
 from ldae.evaluation.solvers import evaluate_solvers
-from ldae.evaluation.sweep import plan_walks
+from ldae.evaluation.sweep import JudgedScans, plan_walks
 from ldae.pipeline.networks import Networks
 
 SOLVERS = ("exact", "dpm++2m")
@@ -218,3 +219,20 @@ def test_several_values_are_a_sweep_on_the_command_line(
     assert "x0 clipped" in capsys.readouterr().out
     settings = read_json(judged_run / "evaluation" / "solvers_reference" / "result.json")["settings"]
     assert settings["clip_sample"] is True
+
+
+@pytest.mark.parametrize(("threads", "sizes"), [(1, [6]), (2, [3, 3]), (4, [2, 2, 2])])
+def test_every_worker_has_a_batch(
+    scan_set: ScanSet, threads: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = JudgedScans(scan_set, scan_set.rows[:6], *[None] * 5)  # type: ignore[arg-type]
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert [len(batch) for batch in judged.batches] == sizes
+    assert [place for batch in judged.batches for place in batch] == list(range(6))
+
+
+def test_a_missing_sweep_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"Run first: ldae evaluate reconstruction --sweep$"):
+        read_result(tmp_path / "solvers")
+    with pytest.raises(FileNotFoundError, match=r"Run first: ldae evaluate reconstruction --reference-com"):
+        read_result(tmp_path / "solvers_reference")

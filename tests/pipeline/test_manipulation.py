@@ -61,6 +61,15 @@ def test_the_head_says_the_target(
     assert np.linalg.norm(whitened) == pytest.approx(abs(made.step), rel=1e-4)
 
 
+def test_a_scan_is_encoded_by_the_solver_that_is_named(
+    pipe: LDAEPipeline, scans: list[str], diagnosis_head: LinearProbe
+) -> None:
+    made = pipe.manipulate(scans[0], diagnosis_head, target=0.4, steps=STEPS, solver="exact")
+    assert made.code.solver == "exact"
+    plain = pipe.reconstruct(scans[0], steps=STEPS, solver="exact").data
+    torch.testing.assert_close(made.reconstruction.data, plain, rtol=1e-3, atol=1e-4)
+
+
 def test_an_age(pipe: LDAEPipeline, code: Code, age_head: RidgeProbe) -> None:
     made = pipe.manipulate(code, age_head, target=64.0, steps=STEPS)
     assert made.achieved == pytest.approx(64.0, abs=1e-3)

@@ -107,6 +107,9 @@ def test_reconstruct_is_encode_then_decode(pipe: LDAEPipeline, scans: list[str])
     wanted = pipe.decode(code, steps=5).data
     found = pipe.reconstruct(scans[0], steps=3, decode_steps=5, solver="ddim").data
     torch.testing.assert_close(found, wanted)
+    without = pipe.reconstruct(scans[0], steps=3, decode_steps=5, solver="ddim", stop_fraction=1).data
+    torch.testing.assert_close(without, pipe.decode(code, steps=5, stop_fraction=1).data)
+    assert (without - wanted).abs().max() > 0.01
 
 
 def test_variations_are_seeded_each(pipe: LDAEPipeline, codes: list[Code]) -> None:

@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 from tiny_pipeline import write_scan
 
+from ldae.cli.scans import tell
+from ldae.data.artefact import write_json
+from ldae.data.differences import grid_differences
 from ldae.errors import InputError
 from ldae.pipeline.pipeline import LDAEPipeline
 from ldae.pipeline.scan_jobs import (
+    JobResult,
     Sampling,
     check_scans,
     gather_scans,
@@ -40,12 +44,34 @@ def test_reconstructions(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -
     assert [tmp_path / item["path"] for item in document["outputs"]] == result.paths
     assert [item["source"] for item in document["outputs"]] == scans[:2]
     assert document["sources"][scans[0]]["verdict"] == result.novelty[scans[0]].verdict
+    items = [item.item for item in result.changes[scans[0]]]
+    assert items == [one.item for one in pipe.spec.differences(scans[0])[1:3] if one.differs]
+    assert [item["item"] for item in document["sources"][scans[0]]["changes"]] == items
     sidecar = json.loads(result.paths[0].with_name("sub-00_ses-1_desc-reconstruction_T1w.json").read_text())
     assert (sidecar["Steps"], sidecar["DecodeSteps"], sidecar["Solver"]) == (2, 3, "gaussian-2m")
     assert sidecar["PipelineSha256"] == pipe.sha256
     wanted = pipe.decode(pipe.encode(scans[0], steps=2), steps=3)
     again = nib.load(wanted.save(tmp_path / "again.nii.gz")).get_fdata()
     np.testing.assert_allclose(nib.load(result.paths[0]).get_fdata(), again, rtol=1e-3, atol=0.5)
+
+
+def test_what_is_done_to_another_grid_is_said(
+    pipe: LDAEPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "turned.nii.gz"
+    voxels = np.linspace(0, 100, 8000).reshape(20, 20, 20)
+    nib.save(nib.Nifti1Image(voxels, np.diag([-4.0, 4, 9, 1])), path)
+    result = JobResult(tmp_path / "result.json")
+    result.changes["turned.nii.gz"] = [
+        item for item in grid_differences(pipe.spec, pipe.spec.apply(path).geometry) if item.differs
+    ]
+    assert [item.item for item in result.changes["turned.nii.gz"]] == ["orientation", "spacing"]
+    result.novelty["turned.nii.gz"] = pipe.novelty([path])[0]
+    write_json(result.result, {"outputs": []})
+    tell(result)
+    said = capsys.readouterr().out
+    assert "turned.nii.gz: orientation LAS, the pipeline's is RAS: axes permuted and flipped, undone" in said
+    assert "turned.nii.gz: spacing 4 x 4 x 9 mm, the pipeline's is" in said
 
 
 def test_a_split_of_a_cohort(run_dir: Path, cohort: pd.DataFrame) -> None:

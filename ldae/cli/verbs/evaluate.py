@@ -48,7 +48,8 @@ EPILOG = "\n".join(
         *(f"  {name:16}{what}" for name, what in NAMES.items()),
         "",
         "evaluate reconstruction --sweep writes evaluation/solvers: every --solver by every pair of --steps",
-        "and --decode-steps, all of them unless named. Several values of one of the three are a sweep too.",
+        "and --decode-steps, all of them unless named, on 4 subjects unless --limit says otherwise. Several",
+        "values of one of the three are a sweep too. One that was stopped goes on where it was.",
     ]
 )
 

@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "outputs/sample")
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    folder: Path = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Sample."""
     from ldae.pipeline.samples import sample_scans
