@@ -147,7 +147,7 @@ class TimmBackbone(SliceBackbone):
         return tokens
 
     def with_depths(self, slices: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Tokens, and each stage of a pyramid such as ConvNeXt (four), or a transformer's first five blocks."""
+        """Tokens, and each stage of a pyramid such as ConvNeXt (four), or the first five blocks of a ViT."""
         net = cast(Any, self.net)
         count = min(MOST_DEPTHS, len(net.feature_info))
         last, maps = net.forward_intermediates(slices, indices=list(range(count)))
