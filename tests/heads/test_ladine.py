@@ -123,9 +123,8 @@ def test_a_step_of_labels_has_the_published_coefficients() -> None:
     assert float(table[-1].sqrt()) == pytest.approx(0.0064, abs=5e-5)
     now, after = float(table[t]), float(table[t - 1])
     alpha, noised_label, clean = now / after, 1.3, 0.7
-    ours, _ = ddim_step(
-        torch.tensor(noised_label - prior).double(), torch.tensor(clean - prior), now=now, after=after, eta=1.0
-    )
+    residual = torch.tensor(noised_label - prior).double()
+    ours, _ = ddim_step(residual, torch.tensor(clean - prior), now=now, after=after, eta=1.0)
     first = alpha**0.5 * (1 - after) / (1 - now)
     second = (1 - alpha) * after**0.5 / (1 - now)
     third = 1 + (now**0.5 - 1) * (alpha**0.5 + after**0.5) / (1 - now)  # as CARD writes it
