@@ -34,6 +34,7 @@ from ldae.heads import (
 LINEAR = "linear"
 LADINE, DEPTH_ENSEMBLE = "ladine", "depths"
 DEPTH_HEADS = (LADINE, DEPTH_ENSEMBLE)
+MODULATED = "hac"
 ENSEMBLE_SIZE = 5
 # What each head on latents is fitted with: a step costs a hundred times one on codes.
 LATENT_SETTINGS: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ HEADS: dict[str, Callable[..., Classifier]] = {
     LADINE: LaDiNEClassifier,
     "card": _card,
     "evidential": EvidentialClassifier,
-    "hac": _hac,
+    MODULATED: _hac,
     "density": DensityDirichletClassifier,
     "noise-aware": NoiseAwareClassifier,
     "purify": PurifyClassifier,
@@ -101,6 +102,7 @@ def make_head(
     seed: int = 0,
     depths: Sequence[int] | None = None,
     latents: bool = False,
+    context: int = 0,
 ) -> Classifier | RidgeProbe:
     """The head of that name for a target: a ridge probe for numbers, and AD positive where it is a class.
 
@@ -111,9 +113,10 @@ def make_head(
         seed: Seed of all that is random.
         depths: Widths of the encoder's depths, for a head that takes them.
         latents: Whether it is to be fitted on spatial latents.
+        context: Number of columns at the end of X that are context.
 
     Raises:
-        InputError: No such head, or one that does not suit the target, depths or latents.
+        InputError: No such head, or one that does not suit the target, depths, latents or context.
     """
     if name not in HEADS:
         raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
@@ -121,6 +124,8 @@ def make_head(
         raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
     if latents and name not in LATENT_SETTINGS:
         raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_SETTINGS)} take them.")
+    if context and name != MODULATED:
+        raise InputError(f"context must be left out for head {name}; {MODULATED} takes it.")
     if is_number(target):
         if name != LINEAR:
             raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
@@ -130,4 +135,6 @@ def make_head(
     settings: dict[str, Any] = {} if depths is None else {"depths": tuple(depths)}
     if latents:
         settings |= LATENT_SETTINGS[name]
+    if context:
+        settings["context"] = context
     return HEADS[name](positive_label=positive, random_state=seed, **settings)

@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ldae.data.artefact import sha256_file
-from ldae.data.latents import LatentStore
 from ldae.data.split import split_hash
 from ldae.data.stamp import is_current, write_stamp
 from ldae.data.target import labelled_rows
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from ldae.evaluation.head_choice import LINEAR, Classifier, make_head
+from ldae.evaluation.head_input import head_input
 from ldae.evaluation.predictions import (
     FITTED_ON,
     JUDGED_ON,
@@ -32,7 +32,7 @@ from ldae.evaluation.predictions import (
     write_predictions,
 )
 from ldae.heads import Direction, LinearProbe, RidgeProbe
-from ldae.pipeline.embeddings import code_array, depth_array, is_code, read_embeddings
+from ldae.pipeline.embeddings import code_array, is_code, read_embeddings
 from ldae.pipeline.head_folder import ARRAYS_NAME, DOCUMENT_NAME, fitted_head, save_head
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def fit_probe(
     head: str = LINEAR,
     depths: bool = False,
     latents: str | Path | None = None,
+    context: Sequence[str] = (),
 ) -> Path:
     """Fit a head on the training scans, judge it on the test scans, and write its head folder.
 
@@ -74,6 +75,7 @@ def fit_probe(
         head: One of `ldae.evaluation.head_choice.HEADS`.
         depths: Give the head the encoder's depths too, as `ldae embed --depths` wrote them.
         latents: Folder of the latent store; give the head the spatial latents of the scans, not their codes.
+        context: Columns of the embeddings, such as site or age, by which the head hac modulates a code.
 
     Returns:
         The folder, with the head, metrics.json and predictions.csv; its columns u_<name> are uncertainties.
@@ -84,7 +86,7 @@ def fit_probe(
     """
     embeddings, out = Path(embeddings), Path(out)
     command = _command(target, classes, positive=positive, seed=seed, bootstrap=bootstrap)
-    command += [head, str(depths)] + ([] if latents is None else ["latents"])
+    command += [head, str(depths)] + ([] if latents is None else ["latents"]) + list(context)
     inputs = [embeddings] if latents is None else [embeddings, Path(latents) / "index.csv"]
     if is_current(out / STAMP, command=command, inputs=inputs, outputs=_outputs(out)):
         logger.info("%s is up to date", out)
@@ -92,13 +94,23 @@ def fit_probe(
     started = time.perf_counter()
     frame = read_embeddings(embeddings)
     rows = select_rows(frame, target=target, classes=classes)
-    features, widths = depth_array(rows) if depths else (code_array(rows), None)
-    probe = make_head(
-        head, rows[target], positive=positive, seed=seed, depths=widths, latents=latents is not None
+    if target in context:
+        raise InputError(f"context must leave out the target, got {target!r} as both.")
+    given = head_input(
+        rows, out=out, split=split_hash(frame), depths=depths, latents=latents, context=context
     )
-    if latents is not None:
-        features = latent_array(rows, latents, split=split_hash(frame))
-    metrics, predictions = judge_probe(probe, rows, features=features, target=target, bootstrap=bootstrap)
+    probe = make_head(
+        head,
+        rows[target],
+        positive=positive,
+        seed=seed,
+        depths=given.depths,
+        latents=latents is not None,
+        context=given.context,
+    )
+    metrics, predictions = judge_probe(
+        probe, rows, features=given.features, target=target, bootstrap=bootstrap
+    )
     provenance = {
         "target": target,
         "embeddings": os.path.relpath(embeddings, out),
@@ -106,8 +118,7 @@ def fit_probe(
         "split": split_hash(frame),
         "fitted_on": FITTED_ON,
         "seed": seed,
-        "depths": widths,
-        "latents": None if latents is None else os.path.relpath(latents, out),
+        **given.told,
     }
     std = frame.attrs["code_std"]
     fitted = fitted_head(
@@ -162,37 +173,6 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:
     """The linear probe that suits a target: ridge for numbers, logistic for classes, AD positive."""
     return make_head(LINEAR, target, positive=positive, seed=seed)
-
-
-def latent_array(rows: pd.DataFrame, folder: str | Path, *, split: str) -> NDArray[np.float64]:
-    """The spatial latents of scans, means of their posteriors [N, C, h, w, d].
-
-    Args:
-        rows: subject and session of each scan.
-        folder: Latent store.
-        split: Hash of the split that the scans were dealt by.
-
-    Raises:
-        FileNotFoundError: There is no such store, or a latent is missing from it.
-        InputError: A scan is not in the store, or the store was made for another split.
-    """
-    store = LatentStore.of(folder)
-    made_for = store.document()["split"]
-    if made_for != split:
-        raise InputError(
-            f"{folder} must be of the split of the embeddings, {split[:12]}, got {made_for[:12]}. "
-            "Run again: ldae latents"
-        )
-    index = store.index()
-    keys = {(row.subject, row.session): row.key for row in index.itertuples()}
-    scans = list(zip(rows["subject"].astype(str), rows["session"].astype(str), strict=True))
-    absent = [scan for scan in scans if scan not in keys]
-    if absent:
-        raise InputError(
-            f"Every scan must have a latent in {folder}, got none of {' '.join(absent[0])}. Run: ldae latents"
-        )
-    means, _ = store.load([keys[scan] for scan in scans])
-    return np.asarray(means.double().numpy())
 
 
 def _linear_directions(

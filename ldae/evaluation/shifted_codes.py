@@ -192,12 +192,12 @@ def corrupt(
 
 @contextmanager
 def _plain_convolutions() -> Iterator[None]:
-    """Convolutions without oneDNN, which has no fast gradient by the input of one with stride and one channel
-    (11 times slower for the demo's patches).
+    """Convolutions as one matrix product: oneDNN has no fast gradient by the input of one with stride and one
+    channel (12 times slower for the demo's patches, both ways together), and NNPACK takes twice as long.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration")  # told wherever these flags are touched
-        with torch.backends.mkldnn.flags(enabled=False):
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
             yield
 
 

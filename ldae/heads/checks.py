@@ -41,7 +41,7 @@ def check_training(
     Raises:
         InputError: Wrong shapes, missing or infinite values, too few samples.
     """
-    rule = {"dtype": np.float64, "ensure_min_samples": 2, "y_numeric": numeric}
+    rule = {"dtype": np.float64, "order": "C", "ensure_min_samples": 2, "y_numeric": numeric}
     try:
         checked: tuple[NDArray[np.float64], NDArray[Any]] = validate_data(
             head, features, targets, ensure_all_finite="allow-nan" if missing else True, **rule
@@ -66,7 +66,7 @@ def check_features(head: BaseEstimator, features: ArrayLike, *, missing: int = 0
     finite = "allow-nan" if missing else True
     try:
         checked: NDArray[np.float64] = validate_data(
-            head, features, dtype=np.float64, ensure_all_finite=finite, reset=False
+            head, features, dtype=np.float64, order="C", ensure_all_finite=finite, reset=False
         )
     except ValueError as error:
         raise InputError(_sentence(error)) from error
@@ -119,6 +119,21 @@ def check_classes(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]
             f"y must hold at least two classes, got one class: {classes[0]!r}. Add scans of another class."
         )
     return classes, encoded
+
+
+def check_known(targets: ArrayLike, classes: NDArray[Any]) -> None:
+    """Stops where a head is asked how well it tells a class that it was not fitted on.
+
+    Raises:
+        InputError: There is a label that is none of the classes.
+    """
+    known = set(classes.tolist())
+    strange = [label for label in np.unique(np.asarray(targets)).tolist() if label not in known]
+    if strange:
+        raise InputError(
+            f"y must hold the classes of the head, {classes.tolist()}, got {strange[0]!r}. "
+            "Leave its scans out."
+        )
 
 
 def stratified_folds(

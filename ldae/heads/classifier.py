@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 from ldae.heads.checks import (
     Folds,
     check_classes,
     check_groups,
+    check_known,
     check_number,
     check_training,
     check_training_folds,
@@ -65,13 +67,33 @@ class TrainingSet:
         return np.asarray(len(self.encoded) / (len(counts) * counts[self.encoded]), dtype=np.float32)
 
 
-class CodeClassifier(ClassifierMixin, SavedHead):
+class ScoredClassifier(ClassifierMixin):
+    """A classifier that is scored by classes that it knows."""
+
+    classes_: NDArray[Any]
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Accuracy.
+
+        Args:
+            X: Codes [N, D].
+            y: Class of each code [N].
+            sample_weight: Weight of each code [N].
+
+        Raises:
+            InputError: A class that the head was not fitted on.
+        """
+        check_is_fitted(self, "classes_")
+        check_known(y, self.classes_)
+        return float(super().score(X, y, sample_weight))
+
+
+class CodeClassifier(ScoredClassifier, SavedHead):
     """A classifier of codes; a head says how it fits, what its probabilities are, and what it must keep."""
 
     folds: int
     positive_label: Any
     random_state: Any
-    classes_: NDArray[Any]
     positive_label_: Any
     seed_: int
     context: int = 0  # columns at the end of X that are no code, and may be NaN

@@ -19,6 +19,7 @@ from ldae.heads.uncertainty import dirichlet_uncertainty
 
 PROBE = "probe."
 SMALLEST = 1e-9
+LEAST = 1e-6  # scans behind a code, wherever it lies: the more probable class is named even there
 
 
 class DensityDirichletClassifier(DirichletClassifier):
@@ -28,7 +29,7 @@ class DensityDirichletClassifier(DirichletClassifier):
     probe, and N(z) the number of training scans that lie no closer to the middle of their class, each class a
     Gaussian with a shrunk covariance common to all (Ledoit and Wolf). How far scans of a class lie from its
     middle is learned out of fold, as a gamma distribution of squared Mahalanobis distances. Far from every
-    class N is 0 and alpha is uniform.
+    class N is next to nothing and alpha uniform, but for the side on which the probe has it.
 
     Args:
         folds: Number of folds.
@@ -81,7 +82,7 @@ class DensityDirichletClassifier(DirichletClassifier):
         features = check_features(self, X)
         distances = _squared_distances(features, self.means_, root=self.root_)
         behind = gamma.sf(distances * self.rate_, self.shape_) @ self.counts_
-        return np.asarray(1 + behind[:, None] * self.probe_.predict_proba(features))
+        return np.asarray(1 + np.maximum(behind, LEAST)[:, None] * self.probe_.predict_proba(features))
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
         """A row a code; columns as of `ldae.heads.uncertainty.dirichlet_uncertainty`, and distance.

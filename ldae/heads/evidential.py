@@ -102,7 +102,7 @@ class EvidentialClassifier(DirichletClassifier):
         hidden: Widths of hidden layers; none for a linear layer.
         modulation: Scale and shift the code first by what is known of the scan (HaC).
         context: Number of columns at the end of X that are context, not code; they enter through the
-            modulation alone, and may be NaN where unknown.
+            modulation alone, and may be NaN where unknown. A fitted head also takes codes without them.
         balanced: Weigh classes alike, whatever their number of scans.
         epochs: Most epochs.
         batch_size: Codes a step.
@@ -185,7 +185,7 @@ class EvidentialClassifier(DirichletClassifier):
     def concentration(self, X: ArrayLike) -> NDArray[np.float64]:
         """Concentration alpha of each code's Dirichlet distribution [N, C]."""
         check_is_fitted(self, "network_")
-        inputs = self._inputs(check_features(self, X, missing=self.context))
+        inputs = self._inputs(check_features(self, self._with_context(X), missing=self.context))
         return self._alpha(self.network_(inputs)[0]).numpy()
 
     def differentiable_proba(self, X: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -220,6 +220,12 @@ class EvidentialClassifier(DirichletClassifier):
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         head.network_ = from_arrays(head._network(1), subset(arrays, NETWORK), head=cls.__name__)
         return head
+
+    def _with_context(self, X: ArrayLike) -> ArrayLike:
+        """X, or codes alone beside a context that is not known."""
+        if self.context == 0 or np.ndim(X) != 2 or np.shape(X)[1] != self.n_features_in_ - self.context:
+            return X
+        return np.pad(np.asarray(X), ((0, 0), (0, self.context)), constant_values=np.nan)
 
     def _check_options(self) -> None:
         check_option("evidence", self.evidence, allowed=EVIDENCES)

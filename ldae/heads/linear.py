@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.base import RegressorMixin, clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, mean_squared_error
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -36,6 +36,7 @@ from ldae.heads.checks import (
     resolve_positive,
     stratified_folds,
 )
+from ldae.heads.classifier import ScoredClassifier
 from ldae.heads.saved import SavedHead, jsonable
 from ldae.heads.uncertainty import softmax_uncertainty
 
@@ -90,7 +91,7 @@ class _LinearHead(SavedHead):
         return head
 
 
-class LinearProbe(ClassifierMixin, _LinearHead):
+class LinearProbe(ScoredClassifier, _LinearHead):
     """Which class a code belongs to: standardised features, multinomial logistic regression.
 
     The L2 strength is the candidate with the lowest out-of-fold negative log-likelihood, where the folds

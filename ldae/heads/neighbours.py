@@ -17,7 +17,7 @@ from ldae.heads.checks import check_arrays, check_features, check_number
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.uncertainty import softmax_uncertainty
 
-NEIGHBOURS = (5, 10, 20, 40, 80)
+NEIGHBOURS = (5, 7, 9, 11, 15, 21, 31, 45, 81)  # odd: two classes never tie
 
 
 class NeighbourClassifier(CodeClassifier):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -28,8 +29,11 @@ class SliceBackbone(nn.Module, ABC):
         """Slices [N, 1, H, W] to tokens [N, width]."""
 
     @abstractmethod
-    def depths(self, slices: Tensor) -> list[Tensor]:
-        """Slices [N, 1, H, W] to features averaged over the slice [N, w_k], one a stage, shallow first."""
+    def with_depths(self, slices: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Tokens [N, width] and features averaged over the slice [N, w_k], one a stage, shallow first.
+
+        All of one pass.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,24 @@ class ConvBackbone(SliceBackbone):
 
     def forward(self, slices: Tensor) -> Tensor:
         """Slices [N, 1, H, W] to tokens [N, width]."""
-        features = functional.gelu(self.stem(slices))
-        for conv in self.convs:
+        *_, last = self._features(slices)
+        return self._token(last)
+
+    def with_depths(self, slices: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Tokens, and what the stem and each convolution say."""
+        found = list(self._features(slices))
+        return self._token(found[-1]), [features.mean((2, 3)) for features in found]
+
+    def _features(self, slices: Tensor) -> Iterator[Tensor]:
+        features = slices
+        for conv in (self.stem, *self.convs):
             features = functional.gelu(conv(features))
+            yield features
+
+    def _token(self, features: Tensor) -> Tensor:
         if tuple(features.shape[2:]) != self.grid:
             features = functional.adaptive_avg_pool2d(features, self.grid)
         return features.flatten(1)
-
-    def depths(self, slices: Tensor) -> list[Tensor]:
-        """Of the stem and each convolution."""
-        features = functional.gelu(self.stem(slices))
-        found = [features.mean((2, 3))]
-        for conv in self.convs:
-            features = functional.gelu(conv(features))
-            found.append(features.mean((2, 3)))
-        return found
 
 
 class TimmBackbone(SliceBackbone):
@@ -139,14 +146,12 @@ class TimmBackbone(SliceBackbone):
         tokens: Tensor = self.net(slices)
         return tokens
 
-    def depths(self, slices: Tensor) -> list[Tensor]:
-        """Of each stage of a pyramid such as ConvNeXt (four), or the first five blocks of a transformer."""
+    def with_depths(self, slices: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Tokens, and each stage of a pyramid such as ConvNeXt (four), or the first five blocks of a ViT."""
         net = cast(Any, self.net)
         count = min(MOST_DEPTHS, len(net.feature_info))
-        maps = net.forward_intermediates(
-            slices, indices=list(range(count)), intermediates_only=True, stop_early=True
-        )
-        return [features.mean((2, 3)) for features in maps]
+        last, maps = net.forward_intermediates(slices, indices=list(range(count)))
+        return net.forward_head(last), [features.mean((2, 3)) for features in maps]
 
 
 def _cached_timm_weights(name: str) -> str:

@@ -107,11 +107,12 @@ class MedMambaBackbone(SliceBackbone):
 
     def forward(self, slices: Tensor) -> Tensor:
         """Slices [N, 1, H, W] to tokens [N, width]."""
-        return self.depths(slices)[-1]
+        return self.with_depths(slices)[0]
 
-    def depths(self, slices: Tensor) -> list[Tensor]:
-        """Of each stage; the last is the token."""
-        return [image.mean((1, 2)) for image in self._features(slices)]
+    def with_depths(self, slices: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Tokens, and what each stage says, the last of which is the token."""
+        depths = [image.mean((1, 2)) for image in self._features(slices)]
+        return depths[-1], depths
 
     def _features(self, slices: Tensor) -> Iterator[Tensor]:
         height, width = slices.shape[2:]

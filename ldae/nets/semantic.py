@@ -117,9 +117,7 @@ class SemanticEncoder(nn.Module):
         Raises:
             InputError: The scans do not have the encoder's size.
         """
-        if tuple(x.shape[2:]) != tuple(self.size):
-            raise InputError(f"scans must have size {self.size}, got {tuple(x.shape[2:])}.")
-        tokens: Tensor = rearrange(self.backbone(rearrange(x, self.pattern)), "(b s) w -> b s w", b=len(x))
+        tokens: Tensor = rearrange(self.backbone(self._slices(x)), "(b s) w -> b s w", b=len(x))
         return tokens
 
     def pool(self, tokens: Tensor) -> SemanticCode:
@@ -136,9 +134,10 @@ class SemanticEncoder(nn.Module):
         Raises:
             InputError: The scans do not have the encoder's size.
         """
-        code, attention = self.describe(x)
+        tokens, depths = self.backbone.with_depths(self._slices(x))
+        code, attention = self.pool(rearrange(tokens, "(b s) w -> b s w", b=len(x)))
         pooled = []
-        for depth in self.backbone.depths(rearrange(x, self.pattern)):
+        for depth in depths:
             slices = rearrange(depth.float(), "(b s) w -> b s w", b=len(x))
             mean = torch.einsum("bs,bsw->bw", attention.float(), slices)
             pooled.append(torch.cat([mean, slices.std(1)], 1))
@@ -147,3 +146,9 @@ class SemanticEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scans [B, 1, X, Y, Z] in [0, 1] to codes [B, D]."""
         return self.describe(x).code
+
+    def _slices(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != tuple(self.size):
+            raise InputError(f"scans must have size {self.size}, got {tuple(x.shape[2:])}.")
+        slices: Tensor = rearrange(x, self.pattern)
+        return slices

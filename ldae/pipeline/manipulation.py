@@ -167,7 +167,7 @@ def resolve_head(head: AnyHead, *, std: NDArray[np.float64], pipeline: str) -> F
             f"{head.pipeline[:12]}, but this is pipeline {pipeline[:12]}. Fit it on this pipeline's: "
             "ldae embed, then ldae probe"
         )
-    width = getattr(head.head, "n_features_in_", len(std))
+    width = getattr(head.head, "n_features_in_", len(std)) - getattr(head.head, "context", 0)
     if width != len(std):
         raise InputError(
             f"A head to move along must take a semantic code of {len(std)} numbers, got {head.name}, which "

@@ -104,6 +104,7 @@ def _style(head: str, place: int) -> dict[str, object]:
         "marker": MARKS[place % len(MARKS)],
         "markersize": 5 if leading else 4,
         "linewidth": 1.8 if leading else 0.8,
+        "linestyle": (0, (4, 2)) if head == LADINE else "-",  # the depth ensemble may lie under it
         "alpha": 1.0 if leading else 0.75,
         "zorder": 3 if leading else 2,
     }
@@ -148,7 +149,7 @@ def _ranked(table: pd.DataFrame, metrics: Sequence[str], *, title: str) -> Figur
     rows = table.set_index("head").loc[heads]
     with rc_context(STYLE):
         figure = Figure(
-            figsize=(WIDTH * (0.5 + 0.25 * (len(metrics) - 1)), 0.8 + 0.24 * len(heads)), layout="constrained"
+            figsize=(WIDTH * (0.6 + 0.2 * (len(metrics) - 1)), 0.8 + 0.24 * len(heads)), layout="constrained"
         )
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axis, metric in zip(axes, metrics, strict=True):

@@ -32,6 +32,8 @@ def test_it_decides_as_the_linear_probe_and_is_sure_where_scans_lie(cancer: Any)
     assert told["vacuity"].median() < 0.05
     far = head.uncertainty(features.mean(axis=0) + 40 * features.std(axis=0) * np.array([[1.0], [2.0]]))
     assert (far["vacuity"] > 0.99).all()
+    away = features + 100 * features.std(axis=0) * np.where(labels == 0, 1, -1)[:, None]
+    np.testing.assert_array_equal(head.predict(away), probe.predict(away))
     assert far["distance"][1] > far["distance"][0] > told["distance"].max()
     np.testing.assert_allclose(
         head.predict_proba(features.mean(axis=0)[None] + 100 * features.std(axis=0)), 0.5, atol=0.01

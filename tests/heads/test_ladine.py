@@ -117,6 +117,31 @@ def test_a_full_ancestral_step_is_the_gaussian_posterior() -> None:
     assert sigma**2 == pytest.approx(1 / precision)
 
 
+def test_a_step_of_labels_has_the_published_coefficients() -> None:
+    table, t, prior = alpha_bar_table(), 500, 0.4
+    assert float(table[-1]) == pytest.approx(4.0e-5, abs=5e-7)
+    assert float(table[-1].sqrt()) == pytest.approx(0.0064, abs=5e-5)
+    now, after = float(table[t]), float(table[t - 1])
+    alpha, noised_label, clean = now / after, 1.3, 0.7
+    residual = torch.tensor(noised_label - prior).double()
+    ours, _ = ddim_step(residual, torch.tensor(clean - prior), now=now, after=after, eta=1.0)
+    first = alpha**0.5 * (1 - after) / (1 - now)
+    second = (1 - alpha) * after**0.5 / (1 - now)
+    third = 1 + (now**0.5 - 1) * (alpha**0.5 + after**0.5) / (1 - now)  # as CARD writes it
+    assert third == pytest.approx(1 - first - second, abs=1e-12)
+    published = first * noised_label + second * clean + third * prior
+    assert float(ours) + prior == pytest.approx(published, abs=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "share"), [(10, 0.62), (20, 0.609), (50, 0.603)])
+def test_few_steps_favour_the_most_probable_class_by_a_known_amount(steps: int, share: float) -> None:
+    chances = torch.tensor([0.6, 0.3, 0.1]).double()
+    mean = (chances + torch.tensor([0.1, -0.1, 0.0])).expand(20_000, 3)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).double()
+    sampled = sample_labels(analytic(chances, mean), mean, noise=noise, steps=steps).labels
+    assert float((sampled.argmax(1) == 0).double().mean()) == pytest.approx(share, abs=0.01)
+
+
 @pytest.mark.parametrize("parametrisation", ["y0", "eps"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_batch_equals_the_loop_under_shared_noise(parametrisation: Any, eta: float) -> None:
@@ -170,9 +195,10 @@ def test_iota_recovers_the_frequencies_of_exact_samples_and_the_cap_of_the_other
     labels = np.eye(2)[[0] * 7 + [1] * 3][None, None]
     assert probability_map(labels, iota=0.1737)[0, 0] == pytest.approx(0.70, abs=0.005)
     assert probability_map(labels, iota=0.1737, mean_first=True)[0, 0] == pytest.approx(0.91, abs=0.005)
-    sure = np.eye(4)[:1][None, None]
-    for iota, cap in ((0.1737, 0.991), (0.3162, 0.887)):
-        assert probability_map(sure, iota=iota)[0, 0] == pytest.approx(cap, abs=0.001)
+    for classes, caps in ((2, (0.997, 0.959)), (4, (0.991, 0.887))):
+        sure = np.eye(classes)[:1][None, None]
+        for iota, cap in zip((0.1737, 0.3162), caps, strict=True):
+            assert probability_map(sure, iota=iota)[0, 0] == pytest.approx(cap, abs=0.001)
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 2, 500)
     wrong = np.where(generator.random(500) < 0.2, 1 - truth, truth)

@@ -99,8 +99,9 @@ def test_merging_pads_an_odd_side() -> None:
 def test_slices_of_any_size_and_number(backbone: MedMambaBackbone, size: tuple[int, int]) -> None:
     slices = torch.rand(3, 1, *size)
     tokens = backbone(slices)
-    assert [depth.shape for depth in backbone.depths(slices)] == [(3, 8), (3, 16)]
-    torch.testing.assert_close(backbone.depths(slices)[-1], tokens)
+    token, depths = backbone.with_depths(slices)
+    assert [depth.shape for depth in depths] == [(3, 8), (3, 16)]
+    torch.testing.assert_close(token, tokens)
     torch.testing.assert_close(backbone(slices[1:2]), tokens[1:2], rtol=1e-4, atol=1e-5)
 
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from ldae.errors import InputError
-from ldae.nets.backbones import BackboneConfig, TimmBackbone, make_backbone
+from ldae.nets.backbones import BackboneConfig, ConvBackbone, TimmBackbone, make_backbone
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 
 CONV = BackboneConfig("ldae.nets.backbones.ConvBackbone", {"channels": (4, 8)})
@@ -118,6 +119,17 @@ def test_depths_of_timm_backbones_are_stages_or_the_first_five_blocks(name: str,
     from ldae.nets.backbones import TimmBackbone
 
     backbone = TimmBackbone(name, pretrained=False).eval()
+    slices = torch.rand(2, 1, 224, 224)
     with torch.no_grad():
-        depths = backbone.depths(torch.rand(2, 1, 224, 224))
+        token, depths = backbone.with_depths(slices)
+        torch.testing.assert_close(token, backbone(slices))
     assert [tuple(depth.shape) for depth in depths] == [(2, width) for width in widths]
+
+
+def test_one_pass_gives_token_and_depths_of_the_small_backbone() -> None:
+    backbone = ConvBackbone((8, 16), patch=4, grid=(2, 2))
+    slices = torch.rand(3, 1, 32, 40)
+    token, depths = backbone.with_depths(slices)
+    torch.testing.assert_close(token, backbone(slices), rtol=0, atol=0)
+    assert [tuple(depth.shape) for depth in depths] == [(3, 8), (3, 16)]
+    torch.testing.assert_close(depths[0], functional.gelu(backbone.stem(slices)).mean((2, 3)))

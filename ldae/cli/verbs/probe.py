@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="give depths or ladine the encoder's depths of `ldae embed --depths`",
     )
+    given.add_argument(
+        "--context",
+        nargs="+",
+        default=(),
+        metavar="COLUMN",
+        help="let hac modulate the code by these columns of the embeddings, such as site, scanner or age",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -103,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         head=head,
         depths=args.depths or (chosen and head in DEPTH_HEADS),
         latents=args.run_dir / "latents" if args.latents else None,
+        context=args.context,
     )
     print(f"Wrote {folder}")
     return 0
