@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ldae.data.ingest.deidentify import Pseudonyms, parse_date
 from ldae.data.ingest.headers import capped_age, number, sex_letter
 from ldae.data.ingest.labels import Label, Vocabulary
 from ldae.data.ingest.manifest import RejectionError
-from ldae.data.table import is_missing, read_table
+from ldae.data.table import Table, is_missing, read_table
 from ldae.errors import InputError
 
 SUBJECT_COLUMNS = ("subject", "participant_id", "patient_id", "patientid", "subject_id", "ptid")
@@ -52,7 +52,7 @@ def read_clinical(path: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> l
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: It has no subject column.
+        InputError: It has no subject column, or a date that cannot be read.
     """
     table = read_table(path)
     lower = {name.lower(): name for name in table.header}
@@ -61,18 +61,27 @@ def read_clinical(path: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> l
             f"A clinical table must have a column of {', '.join(SUBJECT_COLUMNS)}, "
             f"got {table.header} in {path}."
         )
-    rows = [dict(zip(map(str.lower, table.header), cells, strict=True)) for cells in table.rows]
-    visits = (_visit(row, names=names, vocabulary=vocabulary) for row in rows)
+    visits = (_visit(row, place, names=names, vocabulary=vocabulary) for row, place in _rows(table, path))
     return [visit for visit in visits if visit is not None]
 
 
-def _visit(row: Mapping[str, str], *, names: Pseudonyms, vocabulary: Vocabulary) -> Visit | None:
+def _rows(table: Table, path: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Every row by its columns' names in lower case, and where it stands."""
+    for line, cells in zip(table.lines, table.rows, strict=True):
+        yield dict(zip(map(str.lower, table.header), cells, strict=True)), f"row {line} of {path}"
+
+
+def _visit(row: Mapping[str, str], place: str, *, names: Pseudonyms, vocabulary: Vocabulary) -> Visit | None:
     original = _cell(row, SUBJECT_COLUMNS).removeprefix("sub-")
     try:
         subject = names.subject(original)
     except RejectionError:
         return None
-    when = parse_date(_cell(row, DATE_COLUMNS))
+    day = _cell(row, DATE_COLUMNS)
+    when = parse_date(day)
+    if day and when is None:
+        # the value is not quoted: it may tell who it is
+        raise InputError(f"A date must be written like 2019-03-12 or 20190312, got another form in {place}.")
     return Visit(
         subject=subject,
         session=_cell(row, SESSION_COLUMNS).removeprefix("ses-"),
@@ -85,11 +94,14 @@ def _visit(row: Mapping[str, str], *, names: Pseudonyms, vocabulary: Vocabulary)
 
 def _label(row: Mapping[str, str], vocabulary: Vocabulary) -> Label:
     """The diagnosis column's label, held against the report's."""
-    told = vocabulary.read(_cell(row, DIAGNOSIS_COLUMNS))
+    words = _cell(row, DIAGNOSIS_COLUMNS)
+    told = vocabulary.read(words)
     written = vocabulary.read(_cell(row, REPORT_COLUMNS))
     if told.diagnosis and written.diagnosis and told.diagnosis != written.diagnosis:
         return Label("", f"{told.matched}, {written.matched}", conflict=True)
-    return told if told.diagnosis or told.conflict else written
+    if told.diagnosis or told.conflict:
+        return told
+    return replace(written, unknown=bool(words) and not written.diagnosis)
 
 
 def _cell(row: Mapping[str, str], columns: tuple[str, ...]) -> str:
@@ -106,10 +118,9 @@ def read_bids_visits(root: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -
     known = {visit.subject: visit for visit in base}
     for path in tables:
         table = read_table(path)
-        for cells in table.rows:
-            row = dict(zip(map(str.lower, table.header), cells, strict=True))
+        for row, place in _rows(table, path):
             row.setdefault("participant_id", path.parent.name)
-            if (visit := _visit(row, names=names, vocabulary=vocabulary)) is not None:
+            if (visit := _visit(row, place, names=names, vocabulary=vocabulary)) is not None:
                 visits.append(_filled(visit, known.get(visit.subject)))
     return visits
 

@@ -22,11 +22,13 @@ class Label:
         diagnosis: The word of the vocabulary, "" where the text tells none.
         matched: The words that told it.
         conflict: Whether the text tells several.
+        unknown: Whether words stand where a diagnosis should, and none of the vocabulary's are among them.
     """
 
     diagnosis: str
     matched: str = ""
     conflict: bool = False
+    unknown: bool = False
 
 
 @dataclass(frozen=True)

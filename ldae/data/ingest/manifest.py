@@ -19,7 +19,7 @@ from ldae.data.artefact import atomic_path, sha256_json, write_json
 MANIFEST = "manifest.csv"
 WORK = ".ingest"
 # Counts up whenever a step notes more or other things than before.
-FORMAT = 2
+FORMAT = 3
 
 Step = Literal["extract", "analyse", "process", "match", "review", "preprocess"]
 
@@ -49,7 +49,7 @@ class Record:
         step: The last step it went through, or fell out of.
         reason: Why it was rejected; empty while it is accepted.
         subject: Pseudonym.
-        visit: Label of the visit in the source's own order, hashed where it is not a plain number.
+        visit: The source's own label of the visit, which may be a date; never written here.
         session: Session it was given.
         content: sha256 of the voxels in RAS order.
         flags: What a person should look at.

@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date
+from itertools import count
 
 from ldae.data.ingest.clinical import Visit
 from ldae.data.ingest.manifest import Record, RejectionError
 from ldae.data.split import natural_key
+
+# How far apart the ages of visits may be that count for one scan.
+MOST_YEARS = 1.0
 
 
 def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, keep: bool) -> None:
@@ -33,6 +37,8 @@ def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, ke
         _order(scans, keep=keep)
         for scan in scans:
             _label(scan, known[subject], window=window)
+            if visits and not known[subject]:
+                scan.flags.append("subject is not in the clinical table")
         _check_ages(scans)
 
 
@@ -82,8 +88,10 @@ def _order(scans: list[Record], *, keep: bool) -> None:
     """Sessions 1, 2, ... in time, or in the order of the source's labels where a date is missing."""
     dated = all(scan.facts["date"] for scan in scans)
     scans.sort(key=lambda scan: (scan.facts["date"] if dated else "", natural_key(scan.visit), scan.item))
-    for number, scan in enumerate(scans, start=1):
-        scan.session = f"ses-{scan.visit if keep and scan.visit else number}"
+    labels = {scan.visit for scan in scans if keep}
+    free = (number for number in count(1) if str(number) not in labels)
+    for scan in scans:
+        scan.session = f"ses-{scan.visit if keep and scan.visit else next(free)}"
         scan.step = "match"
     if not dated and len({scan.visit for scan in scans}) > 1 and any(scan.facts["date"] for scan in scans):
         for scan in scans:
@@ -105,6 +113,8 @@ def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
     if conflict:
         scan.flags.append("conflicting diagnoses")
         diagnosis, words = "", ""
+    if not diagnosis and not conflict and any(visit.label.unknown for visit in near):
+        scan.flags.append("diagnosis is not in the vocabulary")
     scan.facts |= {"diagnosis": diagnosis, "diagnosis_words": words}
     scan.facts["diagnosis_source"] = source if diagnosis else ""
     if visits and not near:
@@ -113,25 +123,32 @@ def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
 
 
 def _complete(scan: Record, near: Sequence[Visit]) -> None:
-    """Age and sex where the header has none; sexes that differ are flagged."""
-    age, sex = (
-        next((value for visit in near if (value := getattr(visit, name))), None) for name in ("age", "sex")
-    )
-    if scan.facts["age"] is None:
-        scan.facts["age"] = age
+    """Age and sex where the header has none; sexes and ages that differ are flagged."""
+    ages = [visit.age for visit in near if visit.age is not None]
+    sex = next((visit.sex for visit in near if visit.sex), None)
+    if scan.facts["age"] is None and ages:
+        if max(ages) - min(ages) > MOST_YEARS:
+            scan.flags.append("several ages, and no date to choose by")
+        else:
+            scan.facts["age"] = ages[0]
     if scan.facts["sex"] and sex and scan.facts["sex"] != sex:
         scan.flags.append("sex differs between header and table")
     scan.facts["sex"] = scan.facts["sex"] or sex or ""
 
 
 def _nearest(scan: Record, visits: Sequence[Visit], *, window: int) -> tuple[list[Visit], int | None]:
-    """The visits that tell of a scan: same label, else nearest in time, else those without time or label."""
+    """The visits that tell of a scan: same label, else nearest in time, else those without time or label.
+
+    Visits that tell a diagnosis come before nearer ones that tell none.
+    """
     if scan.visit and (same := [visit for visit in visits if visit.session == scan.visit]):
         return same, _days(scan, same[0])
     dated = [(abs(days), visit) for visit in visits if (days := _days(scan, visit)) is not None]
     if dated:
-        least = min(days for days, _ in dated)
-        near = [visit for days, visit in dated if days == least and days <= window]
+        inside = [(days, visit) for days, visit in dated if days <= window]
+        telling = [pair for pair in inside if pair[1].label.diagnosis or pair[1].label.conflict] or inside
+        least = min((days for days, _ in telling), default=None)
+        near = [visit for days, visit in telling if days == least]
         return near, _days(scan, near[0]) if near else None
     return [visit for visit in visits if not visit.session or not scan.visit], None
 

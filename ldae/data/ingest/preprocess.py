@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ldae.data.artefact import atomic_path, sha256_file, write_json
+from ldae.data.artefact import atomic_path, sha256_file, sha256_json, write_json
 from ldae.data.cohort import read_cohort, write_cohort
 from ldae.data.ingest.brain import check_program, given_mask, hd_bet_mask
 from ldae.data.ingest.extras import need
@@ -162,11 +164,18 @@ def _tasks(frame: pd.DataFrame, cohort: Path, *, masks: str | None) -> list[Task
         record.facts = facts
         mask = None if masks is None else base / ("" if pd.isna(facts[masks]) else str(facts[masks]))
         tasks.append(Task(record, Path(facts["path"]), mask))
+    twice = [item for item, times in Counter(task.record.item for task in tasks).items() if times > 1]
+    if twice:
+        raise InputError(
+            f"Subjects and sessions must differ in letters or digits, got {twice[0]} twice in {cohort}."
+        )
     return tasks
 
 
 def _label(text: Any, prefix: str) -> str:
-    return str(text) if str(text).startswith(prefix) else f"{prefix}{text}"
+    """A BIDS label: letters and digits of a subject's or session's name after the prefix."""
+    plain = re.sub(r"[^A-Za-z0-9]", "", str(text).removeprefix(prefix))
+    return prefix + (plain or sha256_json(str(text))[:8])
 
 
 def _target(record: Record, out: Path) -> Path:

@@ -80,7 +80,8 @@ def _run(item: Item, rules: Rules, *, record: Record) -> None:
         key=[*key, rules.names.digest("date", dates).hex(), words],
         compute=lambda: _analyse(item, rules),
     )
-    record.subject, record.visit = facts["subject"], facts["visit"]
+    # the source's own label may be a date, so it is kept in no file
+    record.subject, record.visit = facts["subject"], item.visit
     record.facts |= facts["facts"]
     record.step = "process"
     made = work.cached(
@@ -127,7 +128,7 @@ def _analyse(item: Item, rules: Rules) -> dict[str, Any]:
     when = parse_date(rules.dates.get(item.name, "") or str(sidecar.get("AcquisitionDateTime", "")))
     facts = sidecar_facts(sidecar)
     site = f"{sidecar.get('InstitutionName', '')}{sidecar.get('DeviceSerialNumber', '')}"
-    return _analysed(rules, subject, when, visit=item.visit, facts=facts, site=site, text="")
+    return _analysed(rules, subject, when, facts=facts, site=site, text="")
 
 
 def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
@@ -149,17 +150,17 @@ def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
     site = str(dataset.get("InstitutionName", "")) or str(dataset.get("DeviceSerialNumber", ""))
     names = ("AdmittingDiagnosesDescription", "ReasonForStudy", "PatientComments")
     text = ". ".join(str(dataset.get(name, "")) for name in names)
-    return _analysed(rules, subject, when, visit="", facts=facts, site=site, text=text)
+    return _analysed(rules, subject, when, facts=facts, site=site, text=text)
 
 
 def _analysed(
-    rules: Rules, subject: str, when: date | None, *, visit: str, facts: dict[str, Any], site: str, text: str
+    rules: Rules, subject: str, when: date | None, *, facts: dict[str, Any], site: str, text: str
 ) -> dict[str, Any]:
     label = rules.vocabulary.read(text)
     shifted = "" if when is None else (when + rules.names.shift(subject)).isoformat()
     told = {"date": shifted, "site": rules.names.site(site)}
     told |= {"header_diagnosis": label.diagnosis, "header_words": label.matched}
-    return {"subject": subject, "visit": visit, "facts": facts | told}
+    return {"subject": subject, "facts": facts | told}
 
 
 def _process(volume: Path, mosaic: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -65,6 +66,30 @@ def test_a_bids_dataset_keeps_what_its_tables_say(dataset: Path, tmp_path: Path)
     assert set(frame["vendor"]) == {"GE"}
     assert not frame["subject"].str.contains("P").any()
     assert b"Petersen" not in nib.load(frame["path"][0]).header.binaryblock
+
+
+def test_nothing_of_a_bids_dataset_tells_who_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    stem = root / "sub-Petersen" / "ses-20150203" / "anat" / "sub-Petersen_ses-20150203_T1w.nii.gz"
+    save(stem, seed=3)
+    who = {
+        "PatientName": "Petersen^Wilma",
+        "InstitutionName": "Klinik Seeblick",
+        "DeviceSerialNumber": "SN8812",
+    }
+    when = {"AcquisitionDateTime": "2015-02-03T10:20:30"}
+    stem.with_name(stem.name.replace(".nii.gz", ".json")).write_text(json.dumps(who | when))
+    people = "participant_id\tage\tdiagnosis\nsub-Petersen\t66\tprobable AD (Dr. Vogel)\n"
+    (root / "participants.tsv").write_text(people)
+    out = tmp_path / "out"
+    assert ingest(root, out, min_slices=20).accepted == 1
+    assert read_cohort(out / "cohort.csv")["diagnosis"].tolist() == ["AD"]
+    values = {"petersen", "wilma", "seeblick", "sn8812", "20150203", "2015-02-03", "vogel", "klinik"}
+    for path in [out, *out.rglob("*")]:
+        raw = path.read_bytes() if path.is_file() else b""
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("latin-1").lower()
+        found = [value for value in values if value in text + path.relative_to(out.parent).as_posix().lower()]
+        assert not found, (path, found)
 
 
 def test_labels_are_kept_on_request(dataset: Path, tmp_path: Path) -> None:

@@ -152,6 +152,21 @@ def test_a_given_mask_is_used_and_a_bad_one_stops_its_scan_only(
         preprocess(study / "masked.csv", tmp_path / "out", masks="mask", brain="hd-bet")
 
 
+def test_names_are_bids_labels_whatever_the_table_calls_them(
+    study: Path, tmp_path: Path, without_ants: None
+) -> None:
+    rows = [["002_S_0413", "Month 6", "scan1.nii.gz"], ["002_S_0413", "bl", "scan2.nii.gz"]]
+    table = pd.DataFrame(rows, columns=["subject", "session", "path"]).assign(diagnosis="CN", age=70)
+    table.to_csv(study / "study.csv", index=False)
+    done = preprocess(study / "study.csv", tmp_path / "out", spacing=4)
+    stem = "sub-002S0413/ses-Month6/anat/sub-002S0413_ses-Month6_space-MNI152NLin2009aSym_desc-brain_T1w"
+    assert (tmp_path / "out" / f"{stem}.nii.gz").is_file()
+    assert read_cohort(str(done.cohort))["subject"].tolist() == ["002_S_0413"] * 2
+    table.assign(session=["m6", "m-6"]).to_csv(study / "study.csv", index=False)
+    with pytest.raises(InputError, match="letters or digits, got sub-002S0413_ses-m6 twice"):
+        preprocess(study / "study.csv", tmp_path / "out", spacing=4)
+
+
 def test_a_mask_must_fit_its_scan(study: Path, tmp_path: Path) -> None:
     mask = nib.load(study / "mask1.nii.gz")
     nib.save(nib.as_closest_canonical(mask), tmp_path / "turned.nii.gz")

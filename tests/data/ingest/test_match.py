@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which visit tells of which scan, and what is said where none does."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from ldae.data.ingest.clinical import Visit, read_clinical
+from ldae.data.ingest.deidentify import Pseudonyms
+from ldae.data.ingest.labels import Label, read_vocabulary
+from ldae.data.ingest.manifest import Record
+from ldae.data.ingest.match import match
+from ldae.errors import InputError
+
+DAY = date(2011, 5, 20)
+NAMES = Pseudonyms(b"a key for tests")
+
+
+def scan(item: str = "a", *, days: int | None = 0, visit: str = "", subject: str = "sub-1") -> Record:
+    when = "" if days is None else (DAY + timedelta(days)).isoformat()
+    facts = {"date": when, "age": None, "sex": "", "header_diagnosis": "", "header_words": ""}
+    facts |= dict.fromkeys(("spacing_x_mm", "spacing_y_mm", "spacing_z_mm"), 1.0)
+    record = Record(item, "dicom", 1, subject=subject, visit=visit, content=item, facts=facts)
+    record.quality = {"snr": 10.0}
+    return record
+
+
+def visit(diagnosis: str = "", *, days: int | None = 0, session: str = "", age: float | None = None) -> Visit:
+    when = None if days is None else DAY + timedelta(days)
+    return Visit("sub-1", session, when, Label(diagnosis, diagnosis.lower()), age, "")
+
+
+def matched(record: Record, *visits: Visit, window: int = 100) -> Record:
+    match([record], visits, window=window, keep=False)
+    return record
+
+
+def test_the_nearest_visit_that_tells_a_diagnosis_counts() -> None:
+    found = matched(scan(), visit(days=3, age=70), visit("MCI", days=-40, age=69.9), visit("AD", days=60))
+    assert (found.facts["diagnosis"], found.facts["visit_days"], found.facts["age"]) == ("MCI", -40, 69.9)
+    assert not found.flags
+
+
+@pytest.mark.parametrize(("window", "diagnosis", "flags"), [(40, "AD", 0), (39, "", 1)])
+def test_a_visit_outside_of_the_window_does_not(window: int, diagnosis: str, flags: int) -> None:
+    found = matched(scan(), visit("AD", days=40), window=window)
+    assert found.facts["diagnosis"] == diagnosis
+    assert found.flags == ["no clinical visit within the window"][:flags]
+
+
+def test_equally_near_visits_that_differ_are_a_conflict() -> None:
+    found = matched(scan(), visit("AD", days=-9), visit("MCI", days=9))
+    assert (found.facts["diagnosis"], found.facts["diagnosis_source"]) == ("", "")
+    assert found.flags == ["conflicting diagnoses"]
+
+
+def test_a_label_of_the_same_session_comes_before_dates() -> None:
+    found = matched(scan(visit="m12"), visit("CN", days=0, session="bl"), visit("AD", days=90, session="m12"))
+    assert (found.facts["diagnosis"], found.facts["visit_days"]) == ("AD", 90)
+
+
+def test_undated_visits_years_apart_give_no_age() -> None:
+    found = matched(scan(), visit("CN", days=None, age=70), visit("CN", days=None, age=74))
+    assert (found.facts["diagnosis"], found.facts["age"]) == ("CN", None)
+    assert found.flags == ["several ages, and no date to choose by"]
+    assert matched(scan(), visit(days=None, age=70), visit(days=None, age=70.5)).facts["age"] == 70
+
+
+def test_a_subject_that_the_table_does_not_have_is_told() -> None:
+    other = scan(subject="sub-2")
+    assert matched(other, visit("CN")).flags == ["subject is not in the clinical table"]
+    assert not matched(scan(), visit("CN")).flags
+
+
+def test_kept_labels_and_counted_ones_never_meet() -> None:
+    scans = [scan("a", visit=""), scan("b", visit="1", days=9)]
+    match(scans, [], window=1, keep=True)
+    assert sorted(record.session for record in scans) == ["ses-1", "ses-2"]
+
+
+def test_the_table_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    path.write_text("Patient_ID,Date,DX,report\nx,20190312,Parkinson,\ny,2019-03-12,,normal cognition\n")
+    first, second = read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
+    assert first.label == Label("", unknown=True)
+    assert second.label == Label("CN", "normal cognition")
+    assert first.when == date(2019, 3, 12) + NAMES.shift(first.subject)
+    told = matched(scan(), Visit("sub-1", "", DAY, first.label, None, ""))
+    assert told.flags == ["diagnosis is not in the vocabulary"]
+    path.write_text("patient_id,date\nx,2019-03-12\ny,03/12/2019\n")
+    with pytest.raises(InputError, match=r"date must be written like 2019-03-12 .* in row 3 of") as error:
+        read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
+    assert "03/12/2019" not in str(error.value)
