@@ -65,7 +65,7 @@ def tell(result: JobResult) -> int:
         print(f"{source}: {novelty.verdict}")
     document, folder = read_json(result.result), result.result.parent
     for output in document["outputs"]:
-        print(f"wrote {folder / output['path']}{_head(output)}")
+        print(f"wrote {folder / output['path']}{_head(output)}{_nearest(output)}")
     for path in result.maps:
         print(f"wrote {path}")
     print(f"listed in {result.result}")
@@ -78,6 +78,15 @@ def _head(output: dict[str, Any]) -> str:
     held = [f"{one['Name']} held: {_changes(one)}" for one in output["Hold"]]
     says = f"the head says {output['HeadAfter']:.3g}, before {output['HeadBefore']:.3g}"
     return "".join(f"; {words}" for words in (says, *held, output["Verdict"]))
+
+
+def _nearest(output: dict[str, Any]) -> str:
+    near = output.get("NearestTrainingScan")
+    if near is None:
+        return ""
+    return (
+        f"; nearest training scan {near['Subject']} {near['Session']}, code distance {near['Distance']:.3g}"
+    )
 
 
 def _changes(held: dict[str, Any]) -> str:

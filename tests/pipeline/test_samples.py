@@ -146,7 +146,9 @@ def test_files(sampled_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
     result = read_json(tmp_path / "result.json")
     assert [output["path"] for output in result["outputs"]] == written
     assert (tmp_path / "dataset_description.json").is_file()
-    assert f"wrote {tmp_path / written[0]}" in capfd.readouterr().out
+    near = result["outputs"][0]["NearestTrainingScan"]
+    told = f"wrote {tmp_path / written[0]}; nearest training scan {near['Subject']} {near['Session']}, code"
+    assert told in capfd.readouterr().out
 
 
 def test_the_nearest_training_scan_is_itself(sampled_run: Path, sampling_pipe: LDAEPipeline) -> None:

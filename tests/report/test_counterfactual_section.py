@@ -111,6 +111,11 @@ def test_known_truth_is_told_by_rendering(finished_run: Path, tmp_path: Path, ru
         "added to the scan,manipulated,0.93,0.00675,0.0003,0.011,9.1,1.3\n"
     )
     (folder / "truth_scans.csv").write_text("subject\na\na\nb\n")
+    values = {"truth_gain_manipulated_over_nothing": 0.54, "truth_gain_manipulated_over_linear": 0.055}
+    values |= {"truth_gain_manipulated_over_nothing_ci": [0.5, 0.58]}
+    values |= {"truth_gain_manipulated_over_linear_ci": [-0.006, 0.113]}
+    document = {"evaluation": "counterfactual", "split": "test", "settings": {"limit": 16}, "values": values}
+    write_json(folder / "result.json", document)
     table = truth_table(Run(tmp_path, run.scans, {}, run.viewer))
     assert list(table.groups) == ["as decoded", "the decoded change, added to the scan"]
     decoded, added = table.groups.values()
@@ -119,3 +124,6 @@ def test_known_truth_is_told_by_rendering(finished_run: Path, tmp_path: Path, ru
     assert added[0][0] == "code moved by ldae manipulate"
     assert table.columns[-1] == "age head moved by"
     assert table.caption.startswith("Means over 2 test subjects")
+    assert "the move avoids 54% (50% to 58%) of the squared error there that doing nothing" in table.caption
+    assert "and 6% (-1% to 11%) of what the mean difference image makes" in table.caption
+    assert table.command.startswith("ldae evaluate counterfactual --limit 16 --run-dir ")

@@ -41,3 +41,12 @@ def test_rows_without_a_group_have_no_heading() -> None:
 def test_what_is_not_known_is_a_dash() -> None:
     assert number(float("nan"), ".3f") == "–"
     assert number(0.1256, ".3f") == "0.126"
+
+
+def test_only_a_long_table_gets_a_frame_of_its_own() -> None:
+    rows = pd.DataFrame({"n": range(41), "half": [number // 21 for number in range(41)]})
+    whole, some = (
+        make_table(part, [Column("n", "n", ".0f")], caption="", command="", group=["half"], heading="{half}")
+        for part in (rows, rows[:40])
+    )
+    assert (whole.long, some.long) == (True, False)
