@@ -94,6 +94,33 @@ HEADS: dict[str, Callable[..., Classifier]] = {
 }
 
 
+def check_head(
+    name: str, target: pd.Series[Any], *, depths: bool = False, latents: bool = False, context: bool = False
+) -> None:
+    """Stops where a head does not suit what it is to predict, or from what.
+
+    Args:
+        name: One of `HEADS`.
+        target: The column to predict.
+        depths: Whether it is to be fitted on the encoder's depths.
+        latents: On spatial latents.
+        context: On codes with context beside them.
+
+    Raises:
+        InputError: No such head, or one that does not suit.
+    """
+    if name not in HEADS:
+        raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
+    if depths and name not in DEPTH_HEADS:
+        raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
+    if latents and name not in LATENT_SETTINGS:
+        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_SETTINGS)} take them.")
+    if context and name != MODULATED:
+        raise InputError(f"context must be left out for head {name}; {MODULATED} takes it.")
+    if is_number(target) and name != LINEAR:
+        raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
+
+
 def make_head(
     name: str,
     target: pd.Series[Any],
@@ -118,17 +145,8 @@ def make_head(
     Raises:
         InputError: No such head, or one that does not suit the target, depths, latents or context.
     """
-    if name not in HEADS:
-        raise InputError(f"head must be one of {', '.join(HEADS)}, got {name!r}.")
-    if depths is not None and name not in DEPTH_HEADS:
-        raise InputError(f"depths must be left out for head {name}; {', '.join(DEPTH_HEADS)} takes them.")
-    if latents and name not in LATENT_SETTINGS:
-        raise InputError(f"latents must be left out for head {name}; {', '.join(LATENT_SETTINGS)} take them.")
-    if context and name != MODULATED:
-        raise InputError(f"context must be left out for head {name}; {MODULATED} takes it.")
+    check_head(name, target, depths=depths is not None, latents=latents, context=context > 0)
     if is_number(target):
-        if name != LINEAR:
-            raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
         return RidgeProbe(random_state=seed)
     if positive is None and POSITIVE in set(target):
         positive = POSITIVE

@@ -20,7 +20,7 @@ from ldae.data.stamp import is_current, write_stamp
 from ldae.data.target import labelled_rows
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
-from ldae.evaluation.head_choice import LINEAR, Classifier, make_head
+from ldae.evaluation.head_choice import LINEAR, Classifier, check_head, make_head
 from ldae.evaluation.head_input import head_input
 from ldae.evaluation.predictions import (
     FITTED_ON,
@@ -94,6 +94,7 @@ def fit_probe(
     started = time.perf_counter()
     frame = read_embeddings(embeddings)
     rows = select_rows(frame, target=target, classes=classes)
+    check_head(head, rows[target], depths=depths, latents=latents is not None, context=bool(context))
     if target in context:
         raise InputError(f"context must leave out the target, got {target!r} as both.")
     given = head_input(

@@ -30,7 +30,9 @@ def explanation_pictures(run: Run) -> list[Element]:
         volume_figure(panels, spacing=run.scans.pipeline.spec.spacing),
         alt=f"Three planes of {first['subject']}: gradients, occlusion and counterfactual difference",
         caption=f"{first['subject']}, score {first['score']:.2f}, {first['score_baseline']:.2f} of the mean "
-        f"training scan that the first two maps compare with. {_judged(run.table(NAME, TABLE))}",
+        "training scan that the first two maps compare with: orange raises the score, purple lowers it. The "
+        f"counterfactual goes to {first['score_counterfactual']:.2f}: orange turns brighter, purple darker. "
+        f"Each map is shown by its own largest. {_judged(run.table(NAME, TABLE))}",
         command=run.evaluation("explanation"),
     )
     table = run.table(NAME, SLICES)
