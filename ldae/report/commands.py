@@ -41,7 +41,7 @@ def evaluation_words(folder: Path) -> str:
     usual = _usual(name, given)
     words = ["evaluate", SWEEPS.get(folder.name, name)]
     for key, option in OPTIONS.items():
-        if key in given and given[key] != usual.get(key) and not isinstance(given[key], dict):
+        if key in given and key in usual and given[key] != usual[key]:
             words += _words(option, given[key])
     for key, own in HEADS.items():
         words += _heads(f"--{key}", given.get(key), own=own)
@@ -52,13 +52,14 @@ def _usual(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the evaluation where nothing is named."""
     evaluate = getattr(import_module(f"ldae.evaluation.{name}"), f"evaluate_{name}")
     usual = {key: one.default for key, one in signature(evaluate).parameters.items()}
-    usual["levels"] = usual.get("steps")
+    if "levels" in given:
+        usual["levels"] = usual.pop("steps")
     if "solvers" in given:
         published = given["reference_compatible"]
         usual["solvers"] = [PUBLISHED_SOLVER] if published else list(SOLVERS)
         usual["steps"] = list(PUBLISHED_STEPS if published else STEPS)
-    if usual.get("decode_steps") is None:
-        usual["decode_steps"] = given.get("steps")
+    if "decode_steps" in usual and usual["decode_steps"] is None:
+        usual["decode_steps"] = given["steps"]
     return usual
 
 

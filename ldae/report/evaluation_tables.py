@@ -82,10 +82,10 @@ def solvers_table(run: Run) -> Table:
     """Every solver and number of steps, against what the autoencoder makes of the scan."""
     frame = run.table(SOLVERS, TABLE)
     frame = frame[(frame["against"] == AUTOENCODER) & (frame["region"] == WHOLE)]
-    order = {name: place for place, name in enumerate(frame["solver"].unique())}
+    orders = {"kind": list(KINDS), "solver": list(frame["solver"].unique())}
     frame = frame.sort_values(
         ["kind", "solver", "encode_steps", "decode_steps"],
-        key=lambda column: column.map(order) if column.name == "solver" else column,
+        key=lambda column: column.map(orders[column.name].index) if column.name in orders else column,
         kind="stable",
     )
     return make_table(

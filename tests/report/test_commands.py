@@ -24,6 +24,13 @@ SWEEP |= {"reference_compatible": False, "seed": 0, "limit": 4}
     ("folder", "name", "settings", "words"),
     [
         ("reconstruction", "reconstruction", {**WALK, "limit": 48}, "reconstruction"),
+        ("comparison", "comparison", {"embeddings": "e.parquet", "heads": "heads", "seed": 0}, "comparison"),
+        (
+            "robustness",
+            "robustness",
+            {"target": "age", "steps": {"pgd": 9}, "seed": 0},
+            "robustness --target age",
+        ),
         ("code", "code", {"levels": 20, "seed": 0, "limit": None}, "code"),
         ("code", "code", {"levels": 5, "seed": 3, "limit": 8}, "code --steps 5 --limit 8 --seed 3"),
         (

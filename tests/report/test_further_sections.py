@@ -63,9 +63,10 @@ def test_every_solver_is_listed_with_its_calls(run: Run) -> None:
         ["exact", "2", "2"],
         ["exact", "3", "3"],
     ]
-    assert set(table.groups) == {"both codes", "semantic code, fresh noise", "without a semantic code"}
+    assert list(table.groups) == ["both codes", "semantic code, fresh noise", "without a semantic code"]
     assert {row[1] for row in table.groups["semantic code, fresh noise"]} == {"–"}
-    assert table.command.endswith(f"--sweep --run-dir {run.run_dir}")
+    wanted = "ldae evaluate reconstruction --sweep --steps 2 3 --solver ddim exact --limit 2 --run-dir"
+    assert table.command == f"{wanted} {run.run_dir}"
 
 
 def test_intervals_of_a_number(run: Run) -> None:
