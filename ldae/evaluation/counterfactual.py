@@ -22,10 +22,12 @@ from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.codes import EncodedScans, encode_scans
 from ldae.evaluation.known_counterfactual import Judges, compare_with_truth, summarise, truth_values
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
+from ldae.evaluation.predictions import POSITIVE
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.ventricles import VentricleEstimator
 from ldae.evaluation.workers import side_by_side
-from ldae.pipeline.head_folder import FittedHead
+from ldae.heads.directions import head_output
+from ldae.pipeline.head_folder import FittedHead, load_head
 from ldae.pipeline.manipulation import Move, make_direction, move_code, resolve_head
 from ldae.pipeline.statistics import TrainingStatistics
 
@@ -46,8 +48,8 @@ def evaluate_counterfactual(
     head: str | Path,
     out: str | Path,
     split: str = "test",
-    targets: Sequence[float] = TARGETS,
-    target_class: str = "AD",
+    targets: Sequence[float] | None = None,
+    target_class: str | None = None,
     steps: int = 20,
     decode_steps: int = 10,
     solver: Solver = DEFAULT_SOLVER,
@@ -74,8 +76,9 @@ def evaluate_counterfactual(
         head: Folder of the fitted head, usually heads/diagnosis of the run.
         out: Folder of the results, such as evaluation/counterfactual of the run.
         split: Scans to judge it on.
-        targets: Wanted probabilities.
-        target_class: Class that they speak of.
+        targets: Wanted probabilities, or predictions; None takes 0.05 to 0.95, or for a head that predicts
+            a number those quantiles of what it says of the scans.
+        target_class: Class that probabilities speak of; None takes AD.
         steps: Network calls from latent to noise.
         decode_steps: Network calls from noise to latent; few suffice for a volume.
         solver: How the encoding steps are taken.
@@ -102,6 +105,8 @@ def evaluate_counterfactual(
     )
 
     known = KnownCohort.open(cohort) if thorough or is_synthetic(cohort) else None
+    if hasattr(load_head(head).head, "classes_"):
+        targets, target_class = targets or TARGETS, target_class or POSITIVE
 
     def compute() -> Findings:
         scans = open_scans(material)
@@ -111,8 +116,10 @@ def evaluate_counterfactual(
         codes = encode_scans(scans, material, steps=steps, solver=solver)
         rows = first_visits(scans.rows, limit=limit, seed=seed)
         chosen = codes.take(list(rows.index))
+        said = head_output(fitted.head, chosen.semantic.double().numpy(), target_class=target_class)
+        wanted = targets or np.quantile(said, TARGETS).tolist()
         moves = find_moves(
-            statistics, fitted, codes=chosen.semantic, targets=targets, target_class=target_class
+            statistics, fitted, codes=chosen.semantic, targets=wanted, target_class=target_class
         )
         rendered = _Rendered(scans, chosen, moves, estimator, decode_steps)
         table = _rows(rows, moves, volumes=rendered.volumes(progress=progress))
@@ -138,7 +145,7 @@ def evaluate_counterfactual(
 
     settings = {
         "head": str(head),
-        "targets": list(targets),
+        "targets": targets and list(targets),
         "target_class": target_class,
         "steps": steps,
         "decode_steps": decode_steps,

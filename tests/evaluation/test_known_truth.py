@@ -12,6 +12,7 @@ import torch
 from judged_run import SIZE, SPACING
 from tiny_pipeline import save_stages
 
+from ldae.cli.main import main
 from ldae.data.artefact import read_json, write_json
 from ldae.data.cohort import read_cohort
 from ldae.data.phantom import make_phantom
@@ -71,6 +72,20 @@ def test_likeness_is_measured_where_the_truth_changed() -> None:
     assert compare(truth, truth, unchanged=scan, regions=regions)["ssim_changed"] == pytest.approx(1)
     assert mean_within(scan, torch.zeros_like(scan)) == 0
     assert CHANGED < 0.4
+
+
+def test_another_age_stands_beside_the_truth_too(run: Path, tmp_path: Path) -> None:
+    words = (
+        f"counterfactual --run-dir {run} --head {run / 'heads' / 'age'} --out {tmp_path} --limit 3 --steps 2"
+    )
+    assert main(["evaluate", *words.split(), "--decode-steps", "2", "--device", "cpu"]) == 0
+    settings = read_json(tmp_path / "result.json")["settings"]
+    assert (settings["targets"], settings["target_class"]) == (None, None)
+    assert settings["hold"] == [str(run / "heads" / "diagnosis")]
+    found = pd.read_csv(tmp_path / "truth_scans.csv")
+    assert set((found["to"].astype(float) - found["from"].astype(float)).abs().round(3)) == {15.0}
+    targets = pd.read_csv(tmp_path / "scans.csv")["target"]
+    assert targets.nunique() == 6
 
 
 def test_counterfactuals_stand_beside_the_truth(run: Path, scans: ScanSet) -> None:

@@ -30,7 +30,7 @@ OPTIONS = {
     "reconstruction": SAMPLING,
     "code": ("split", "steps", "limit"),
     "comparison": (),
-    "counterfactual": (*SAMPLING, "hold", "thorough"),
+    "counterfactual": (*SAMPLING, "hold", "thorough", "target_class"),
     "interpolation": (*SAMPLING, "thorough"),
     "calibration": ("split", "by"),
     "explanation": (*SAMPLING, "target_class"),
@@ -98,7 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", metavar="COLUMN", help="conformal sets that hold within its values, such as site"
     )
-    parser.add_argument("--target-class", metavar="CLASS", help="class that an explanation speaks of")
+    parser.add_argument(
+        "--target-class",
+        metavar="CLASS",
+        help="class that a counterfactual goes to (default: AD), or an explanation speaks of",
+    )
     parser.add_argument(
         "--target", metavar="COLUMN", help="classes that heads tell apart under shift (default: diagnosis)"
     )
@@ -168,6 +172,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.name in HEADED:
         options["head"] = args.head or args.run_dir / "heads" / "diagnosis"
     if args.name == "counterfactual":
-        others = [args.run_dir / "heads" / "age"]
+        other = "diagnosis" if options["head"].name == "age" else "age"
+        others = [args.run_dir / "heads" / other]
         options["hold"] = args.hold or [folder for folder in others if folder.is_dir()]
     return options
