@@ -13,9 +13,14 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ldae.heads import DiffusionClassifier, NoiseAwareClassifier
+from ldae.heads import AugmentedProbe, DiffusionClassifier, NoiseAwareClassifier, PurifyClassifier
 
-HEADS = [NoiseAwareClassifier(), DiffusionClassifier(levels=8)]
+HEADS = [
+    NoiseAwareClassifier(),
+    DiffusionClassifier(levels=8),
+    PurifyClassifier(diffusion_steps=200, steps=5, draws=2),
+    AugmentedProbe(diffusion_steps=200),
+]
 
 
 @pytest.mark.slow
