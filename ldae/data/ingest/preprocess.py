@@ -32,9 +32,10 @@ from ldae.data.nifti import open_scan, read_geometry, write_on_affine, write_on_
 from ldae.errors import InputError
 
 BRAINS = ("template", "hd-bet")
-# Below either a registration is called failed.
+# Below either a registration is called failed. By affine transforms a real head reaches a similarity of 0.51,
+# an extracted brain 0.86; heads turned over or cut, balls and noise 0.24 at most.
 LEAST_OVERLAP = 0.85
-LEAST_SIMILARITY = 0.5
+LEAST_SIMILARITY = 0.35
 # Litres of a grown-up's brain with its fluid, generously.
 BRAIN_ML = (800.0, 2200.0)
 COHORT = "cohort.csv"

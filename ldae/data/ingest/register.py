@@ -22,8 +22,8 @@ from ldae.data.ingest.extras import need
 
 TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
 SPACE = "MNI152NLin2009aSym"
-# Voxels that the first, rough mask is widened by.
-AROUND = 2
+# Millimetres around the brain of the template in which a whole head is compared with it: the dark fluid.
+AROUND = 4
 
 Affine = NDArray[np.float64]
 
@@ -72,20 +72,14 @@ def register(
         head = ants.image_read(str(scan))
         head = ants.n4_bias_field_correction(head, mask=ants.get_mask(head), shrink_factor=4)
         brain = None if mask is None else head.new_image_like(mask.astype(np.float32))
-        moving = head if brain is None else head * brain
-        first = TRANSFORMS["affine"] if brain is None else TRANSFORMS[transform]
-        found = ants.registration(fixed, moving, type_of_transform=first)
         if brain is None:
-            # The template is a brain alone: skull and neck pull the first transform off, a second has none.
             template_brain = ants.from_nibabel_nifti(inside)
-            around = ants.iMath(_carry_back(ants, found, head, template_brain), "MD", AROUND)
-            found = ants.registration(
-                fixed,
-                head * around,
-                type_of_transform=TRANSFORMS[transform],
-                initial_transform=found["fwdtransforms"][0],
+            found = _fit_whole_head(
+                ants, fixed, head, inside=template_brain, spacing=spacing, transform=transform
             )
             brain = _carry_back(ants, found, head, template_brain)
+        else:
+            found = ants.registration(fixed, head * brain, type_of_transform=TRANSFORMS[transform])
         there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
         bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
     values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0
@@ -98,6 +92,30 @@ def register(
         overlap=dice(bright, known),
         similarity=float(np.corrcoef(values[known], np.asarray(template.dataobj)[known])[0, 1]),
     )
+
+
+def _fit_whole_head(
+    ants: Any, fixed: Any, head: Any, *, inside: Any, spacing: int, transform: str
+) -> dict[str, Any]:
+    """A whole head to a template that is a brain alone.
+
+    Only in and closely around the template's brain are they compared, and their size is left alone at first.
+    Mutual information would then blow the head up until the mask holds nothing but brain; the correlation of
+    intensities needs the dark fluid around the brain where the template has it.
+    """
+    around = ants.iMath(inside, "MD", max(1, round(AROUND / spacing)))
+    where = {"mask": around, "mask_all_stages": True}
+    correlation = {"aff_metric": "GC", "aff_sampling": 1, "aff_random_sampling_rate": 1.0}
+    found: dict[str, Any] = ants.registration(fixed, head, type_of_transform="Rigid", **where)
+    for step in ("Similarity", "Affine"):
+        start = found["fwdtransforms"][0]
+        found = ants.registration(
+            fixed, head, type_of_transform=step, initial_transform=start, **where, **correlation
+        )
+    if transform == "syn":
+        start = found["fwdtransforms"][0]
+        found = ants.registration(fixed, head, type_of_transform="SyNOnly", initial_transform=start, **where)
+    return found
 
 
 def _carry_back(ants: Any, found: dict[str, Any], head: Any, inside: Any) -> Any:
