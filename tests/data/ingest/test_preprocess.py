@@ -276,10 +276,10 @@ def test_antspyx_brings_the_brain_to_the_template(
     assert main([*command, *words]) == 0
     row = read_cohort(out / "cohort.csv").iloc[0]
     assert row["overlap"] > overlap
-    assert row["similarity"] > 0.9
+    assert row["similarity"] > 0.85  # what noise and the rest of a bias of 35 % leave
     own = nib.load(out / "sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz")
     found, brain = own.get_fdata() > 0, nib.load(real / "mask1.nii.gz").get_fdata() > 0
-    assert 2 * (found & brain).sum() / (found.sum() + brain.sum()) > 0.95
+    assert 2 * (found & brain).sum() / (found.sum() + brain.sum()) > 0.98
     image = nib.load(row["path"])
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
     assert np.mean(image.get_fdata() == 0) > 0.3  # nothing but the brain
