@@ -5,7 +5,7 @@
 
 Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
 read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
-Every point is measured in a process of its own, which starts from the same memory. Writes growth.png and
+Every point is measured in a process of its own, after the smallest size. Writes growth.png and
 growth.json.
 """
 
@@ -76,9 +76,10 @@ def latent_store(scans: int) -> None:
         store.compute_stats(keys)
 
 
-def _measured(work: Callable[[Any], None], size: Any) -> tuple[float, float]:
-    """Seconds, and MiB at the most above those at the start."""
+def _measured(work: Callable[[Any], None], size: Any, smallest: Any) -> tuple[float, float]:
+    """Seconds, and MiB at the most above those that the smallest size took."""
     torch.set_num_threads(1)
+    work(smallest)  # libraries are imported now
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     work(size)
@@ -91,7 +92,7 @@ def measure(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[tuple[flo
     found = []
     for size in sizes:
         with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-            found.append(pool.apply(_measured, (work, size)))
+            found.append(pool.apply(_measured, (work, size, sizes[0])))
     return found
 
 
@@ -109,8 +110,8 @@ def draw(curves: dict[str, tuple[Sequence[float], list[tuple[float, float]]]], p
 
     figure, axes = pyplot.subplots(2, len(curves), figsize=(4 * len(curves), 6), layout="constrained")
     for column, (name, (sizes, points)) in enumerate(curves.items()):
-        for row, label in enumerate(("seconds", "MiB above the start")):
-            values = [max(point[row], 1e-3) for point in points]
+        for row, label in enumerate(("seconds", "MiB above the smallest")):
+            values = [max(point[row], 1e-3 if row == 0 else 0.1) for point in points]
             axis = axes[row, column]
             axis.loglog(sizes, values, "o-")
             linear = [values[-1] * size / sizes[-1] for size in sizes]
