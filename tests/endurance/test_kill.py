@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 20
+# Where the machine is faster than it was when the command was timed, many a run ends before its moment.
+MOST_FINISHED = 5 * KILLS
 # What tells when and how long, not what.
 TIMES = {"seconds", "secondsTotal", "date", "time"}
 
@@ -163,7 +165,7 @@ def test_killed_twenty_times(name: str, tiny_run: Path, tmp_path: Path, forks: F
     moments = random.Random(name)
     make_run(run, tiny_run, case)
     kills = finished = 0
-    while kills < KILLS and finished < KILLS:
+    while kills < KILLS and finished < MOST_FINISHED:
         process = start(forks, words, log=log)
         process.join(moments.uniform(0, seconds))
         if process.exitcode is None:
