@@ -98,17 +98,19 @@ def _fill(
     batch_size: int,
     progress: bool,
 ) -> None:
-    rows = run.frame[run.frame["key"].isin(missing)]
-    paths, keys = list(rows["path"]), list(rows["key"])
-    with tqdm(total=len(keys), desc="latents", disable=not progress) as bar:
-        places = [slice(start, start + batch_size) for start in range(0, len(keys), batch_size)]
+    paths, keys = list(run.frame["path"]), list(run.frame["key"])
+    with tqdm(total=len(missing), desc="latents", disable=not progress) as bar:
+        # a batch stays what it is, whatever of it is done: one of another size rounds otherwise
+        every = [slice(start, start + batch_size) for start in range(0, len(keys), batch_size)]
+        places = [place for place in every if not missing.isdisjoint(keys[place])]
         loaded = read_ahead(lambda place: read_volumes(run.cache, paths[place]), places)
         for place, volumes in zip(places, loaded, strict=True):
             names = keys[place]
             mean, sigma = encode(volumes)
             for index, key in enumerate(names):
-                store.write(key, mean[index], sigma[index])
-            bar.update(len(names))
+                if key in missing:
+                    store.write(key, mean[index], sigma[index])
+                    bar.update()
 
 
 def _finish(store: LatentStore, run: RunCohort, *, changed: bool) -> None:
