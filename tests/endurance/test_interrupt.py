@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ class PressCtrlC(Callback):
         if (trainer.current_epoch, batch) == (self.epoch, self.batch):
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Tests started in the background of a script inherit that Ctrl-C is ignored, and hand it on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

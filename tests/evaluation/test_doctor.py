@@ -85,6 +85,7 @@ def test_any_pipeline_is_examined(
     assert imread(tmp_path / "doctor.png").shape[1] == 1440
 
 
+@pytest.mark.slow
 def test_a_code_that_the_decoder_ignores_is_found(spoil: Callable[[Change], Path]) -> None:
     pipeline = spoil(silent_estimator)
     assert main(["doctor", "--pipeline", str(pipeline), "--limit", "9", "--device", "cpu"]) == 0

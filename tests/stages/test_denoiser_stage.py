@@ -150,6 +150,7 @@ def test_what_is_exported_says_what_was_trained(
     assert not torch.allclose(expected, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_networks_learn_the_same(
     tiny_run: Path, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

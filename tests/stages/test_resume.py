@@ -69,12 +69,10 @@ def start_and_kill(command: list[str], *, record: Path) -> int:
         return process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(AUTOENCODER, id="autoencoder", marks=pytest.mark.slow),
-        pytest.param(REPRESENTATION, id="representation"),
-    ],
+    [pytest.param(AUTOENCODER, id="autoencoder"), pytest.param(REPRESENTATION, id="representation")],
 )
 def test_killed_and_started_again_ends_with_the_same_weights(
     case: Case, tiny_run: Path, branch: Callable[..., Path], capfd: pytest.CaptureFixture[str]
