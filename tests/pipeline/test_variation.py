@@ -48,7 +48,8 @@ def test_a_variation_does_not_depend_on_how_many_there_are(
 ) -> None:
     fewer = pipe.vary(scans[0], n=2, seed=3, steps=2)
     for scan, other in zip(fewer, varied[:2], strict=True):
-        torch.testing.assert_close(scan.data, other.data, rtol=1e-4, atol=1e-5)
+        # float32 rounds otherwise in a batch of another size: 1.06e-5 of [0, 1] at most with torch 2.8
+        torch.testing.assert_close(scan.data, other.data, rtol=1e-4, atol=2e-5)
     assert not torch.allclose(varied[0].data, varied[1].data, atol=1e-3)
 
 
