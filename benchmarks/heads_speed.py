@@ -46,8 +46,8 @@ def one_member(head: LaDiNEClassifier) -> LaDiNEClassifier:
 
 def plain_calls(head: LaDiNEClassifier, codes: np.ndarray, *, calls: int) -> Callable[[], object]:
     """So many calls of the innermost loop: one member, one sample, one level."""
-    rows = np.asarray(codes[:1], dtype=np.float64)
-    condition = head.denoiser_.condition(head._prior(rows), head._code(head._standardised(rows))[None])
+    standardised = head._standardised(codes[:1])
+    condition = head.denoiser_.condition(head._prior(standardised), head._code(standardised)[None])
     member, predictor = condition.member(0), one_member(head).denoiser_
     label = torch.zeros(1, 1, 1, len(head.classes_)).double()
 

@@ -105,7 +105,7 @@ def build_diffusion(shape: Sequence[int], *, classes: int, width: int, layers: i
     if len(shape) > 1:
         latent = LatentResNetConfig(shape[0], width, layers)
         return LatentClasses(
-            LatentClassDenoiser(latent, classes=classes),
+            LatentClassDenoiser(latent, classes=classes, size=(shape[1], shape[2], shape[3])),
             centres=torch.zeros(groups, *shape),
             variances=torch.ones(2, *shape),
         )

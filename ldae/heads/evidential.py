@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ldae.errors import InputError
 from ldae.heads.checks import check_arrays, check_features, check_number, check_option
 from ldae.heads.classifier import DirichletClassifier, TrainingSet
 from ldae.heads.evidential_losses import (
@@ -44,6 +45,7 @@ from ldae.heads.uncertainty import dirichlet_uncertainty
 
 DROPOUT = 0.1
 PATIENCE = 10  # epochs without a lower held-out loss
+MODULATION_WEIGHT = 10.0  # of (a gamma)^2, averaged over a code
 NETWORK = "network."
 
 
@@ -76,11 +78,16 @@ class EvidenceNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes beside their context [R, N, D + K] to logits [R, N, C]."""
-        code = x[..., : self.dim]
-        if self.modulation is not None:
-            code = self.modulation(code, x[..., self.dim :] if x.shape[-1] > self.dim else None)
-        logits: Tensor = self.classifier(code)
+        code, context = self._parts(x)
+        logits: Tensor = self.classifier(code if self.modulation is None else self.modulation(code, context))
         return logits
+
+    def strength(self, x: Tensor) -> Tensor | float:
+        """How strongly the modulation changes each code [R, N]; 0 where there is none."""
+        return 0.0 if self.modulation is None else self.modulation.strength(*self._parts(x))
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return x[..., : self.dim], x[..., self.dim :] if x.shape[-1] > self.dim else None
 
 
 class EvidentialClassifier(DirichletClassifier):
@@ -100,7 +107,8 @@ class EvidentialClassifier(DirichletClassifier):
         kl_weight: Its weight once annealed.
         anneal_epochs: Epochs over which the weight rises from zero; 0 starts with all of it.
         hidden: Widths of hidden layers; none for a linear layer.
-        modulation: Scale and shift the code first by what is known of the scan (HaC).
+        modulation: Scale and shift the code first by what is known of the scan (HaC), restrained by its
+            (a gamma)^2 in training.
         context: Number of columns at the end of X that are context, not code; they enter through the
             modulation alone, and may be NaN where unknown. A fitted head also takes codes without them.
         balanced: Weigh classes alike, whatever their number of scans.
@@ -131,7 +139,7 @@ class EvidentialClassifier(DirichletClassifier):
 
     mean_: NDArray[np.float64]
     scale_: NDArray[np.float64]
-    network_: nn.Module
+    network_: EvidenceNetwork
     epochs_: int
 
     def __init__(
@@ -172,7 +180,7 @@ class EvidentialClassifier(DirichletClassifier):
         self.random_state = random_state
 
     def _fit(self, training: TrainingSet) -> None:
-        self._check_context(training.features.shape[1])
+        self._check_context(training.features)
         self.mean_, self.scale_ = _standardisation(training.features)
         inputs = self._inputs(training.features).float()
         with seeded(self.seed_):
@@ -237,8 +245,15 @@ class EvidentialClassifier(DirichletClassifier):
             check_number("context without modulation", self.context, least=0, most=0)
         super()._check_options()
 
-    def _check_context(self, width: int) -> None:
+    def _check_context(self, features: NDArray[np.float64]) -> None:
+        width = features.shape[1]
         check_number("context", self.context, least=0, most=width - 1)
+        unknown = np.isnan(features).all(axis=0)
+        if unknown.any():
+            raise InputError(
+                f"Context must be known of some training scan, got only NaN in column {unknown.argmax()} "
+                f"of {width}. Leave it out."
+            )
 
     def _network(self, networks: int) -> EvidenceNetwork:
         return EvidenceNetwork(
@@ -271,7 +286,7 @@ class EvidentialClassifier(DirichletClassifier):
 
     def _train(
         self,
-        network: nn.Module,
+        network: EvidenceNetwork,
         inputs: Tensor,
         training: TrainingSet,
         *,
@@ -281,10 +296,16 @@ class EvidentialClassifier(DirichletClassifier):
         used = np.ones((1, len(training.encoded)), dtype=np.float32) if weights is None else weights
         if self.balanced:
             used = used * training.class_weights
+        loss = self._loss(torch.from_numpy(training.encoded))
+
+        def restrained(logits: Tensor, rows: Tensor, epoch: int) -> Tensor:
+            changed = network.strength(inputs[:, rows].expand(len(logits), -1, -1))
+            return loss(logits, rows, epoch) + MODULATION_WEIGHT * changed
+
         return train_stack(
             network,
             inputs,
-            loss=self._loss(torch.from_numpy(training.encoded)),
+            loss=restrained,
             weights=torch.from_numpy(used),
             optimisation=Optimisation(epochs, self.batch_size, self.learning_rate, self.weight_decay),
         )

@@ -40,11 +40,20 @@ class HaC(nn.Module):
 
         An unknown value counts as a learned one. In training, one in ten is taken for unknown.
         """
+        gate, gamma, beta = self._affine(code, context)
+        return code + gate * (gamma * code + beta)
+
+    def strength(self, code: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean over features of (a gamma)^2 [R, N]: by how much of itself each code is changed."""
+        gate, gamma, _ = self._affine(code, context)
+        return (gate * gamma).square().mean(2)
+
+    def _affine(self, code: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """a, gamma and beta [R, N, D]."""
         seen = code if context is None else torch.cat([code, self._known(context)], 2)
         h = _normed(self.second(_normed(self.first(seen))))
         gamma, beta = self.change(h).chunk(2, 2)
-        modulated: Tensor = code + torch.sigmoid(self.gate(h)) * (gamma * code + beta)
-        return modulated
+        return torch.sigmoid(self.gate(h)), gamma, beta
 
     def _known(self, context: Tensor) -> Tensor:
         unknown = context.isnan()

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3D residual networks on spatial latents, told the noise level: a classifier, and a denoiser of classes."""
+"""3D residual networks on spatial latents, told the noise level: a classifier, and a denoiser of classes.
+
+Both work on patches of the latent, a few along an axis whatever its length: at full resolution the first
+block alone would take most of the time, and heads are fitted on processors.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +19,8 @@ from ldae.nets.blocks import ResidualBlock, TimeEmbedding, group_norm, to_channe
 TIME_BASE = 32
 SMALLEST_HALVED = 4
 CELLS = 2
+LONGEST_AXIS = 7  # in patches, where the length of the axis is even
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,38 @@ class LatentResNetConfig:
     dropout: float = 0.0
 
 
+def patch_sides(size: Size) -> Size:
+    """Sides of the patches: halves an axis while it is even and more than seven patches long."""
+
+    def side(length: int) -> int:
+        return 2 * side(length // 2) if length > LONGEST_AXIS and length % 2 == 0 else 1
+
+    return side(size[0]), side(size[1]), side(size[2])
+
+
+class Patches(nn.Module):
+    """Latents [B, C, h, w, d] as patches side by side in the channels, and back.
+
+    Args:
+        size: Axes of the latents.
+    """
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.sides = dict(zip("pqr", patch_sides(size), strict=True))
+        self.values = math.prod(self.sides.values())
+        h, w, d = (length // side for length, side in zip(size, self.sides.values(), strict=True))
+        self.size = h, w, d
+
+    def forward(self, z: Tensor) -> Tensor:
+        """To [B, C p q r, h / p, w / q, d / r]."""
+        return rearrange(z, "b c (h p) (w q) (d r) -> b (c p q r) h w d", **self.sides)
+
+    def back(self, patches: Tensor) -> Tensor:
+        """To [B, C, h, w, d]."""
+        return rearrange(patches, "b (c p q r) h w d -> b c (h p) (w q) (d r)", **self.sides)
+
+
 def _block(config: LatentResNetConfig, *, resample: float = 1, axes: tuple[int, ...] = ()) -> ResidualBlock:
     return ResidualBlock(
         config.width,
@@ -58,15 +97,17 @@ class LatentResNet(nn.Module):
     Args:
         config: Size.
         classes: Number of classes.
-        size: Axes of the latents [h, w, d]; those that are still 4 or longer are halved after each block.
+        size: Axes of the latents [h, w, d]; those that are still 4 patches or longer are halved after each
+            block.
     """
 
-    def __init__(self, config: LatentResNetConfig, *, classes: int, size: tuple[int, int, int]) -> None:
+    def __init__(self, config: LatentResNetConfig, *, classes: int, size: Size) -> None:
         super().__init__()
         self.time = TimeEmbedding(TIME_BASE, config.embedding)
-        self.enter = nn.Conv3d(config.in_channels, config.width, 3, padding=1)
+        self.patches = Patches(size)
+        self.enter = nn.Conv3d(config.in_channels * self.patches.values, config.width, 1)
         self.blocks = nn.ModuleList([_block(config)])
-        left = list(size)
+        left = list(self.patches.size)
         for _ in range(config.blocks - 1):
             axes = tuple(axis for axis in range(3) if left[axis] >= SMALLEST_HALVED)
             left = [length // 2 if axis in axes else length for axis, length in enumerate(left)]
@@ -80,7 +121,7 @@ class LatentResNet(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Noised latents [B, C, h, w, d] and levels [B] to logits [B, classes]."""
-        embedding, h = self.time(t), self.enter(z)
+        embedding, h = self.time(t), self.enter(self.patches(z))
         for block in self.blocks:
             h = block(h, embedding)
         pooled = functional.adaptive_avg_pool3d(functional.silu(self.norm(h)), self.cells)
@@ -97,22 +138,24 @@ class LatentClassDenoiser(nn.Module):
     Args:
         config: Size.
         classes: Number of classes that can be told.
+        size: Axes of the latents [h, w, d].
     """
 
-    def __init__(self, config: LatentResNetConfig, *, classes: int) -> None:
+    def __init__(self, config: LatentResNetConfig, *, classes: int, size: Size) -> None:
         super().__init__()
         self.time = TimeEmbedding(TIME_BASE, config.embedding)
         self.label = nn.Embedding(classes + 1, config.embedding)
-        self.enter = nn.Conv3d(config.in_channels, config.width, 3, padding=1)
+        self.patches = Patches(size)
+        values = config.in_channels * self.patches.values
+        self.enter = nn.Conv3d(values, config.width, 1)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.blocks))
         self.norm = group_norm(config.width, config.groups)
-        self.leave = zeroed(nn.Conv3d(config.width, config.in_channels, 3, padding=1))
+        self.leave = zeroed(nn.Conv3d(config.width, values, 1))
         to_channels_last(self)
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """Noised latents [B, C, h, w, d], levels [B] and labels [B] (0: unknown) to the same shape."""
-        embedding, h = self.time(t) + self.label(label), self.enter(z)
+        embedding, h = self.time(t) + self.label(label), self.enter(self.patches(z))
         for block in self.blocks:
             h = block(h, embedding)
-        out: Tensor = self.leave(functional.silu(self.norm(h)))
-        return out
+        return self.patches.back(self.leave(functional.silu(self.norm(h))))

@@ -32,11 +32,15 @@ NAMES = {
     "evidential": "evidential",
     "hac": "evidential, modulated",
     "density": "density Dirichlet",
+    "noise-aware": "noise-aware",
+    "purify": "purified, linear probe",
+    "diffusion": "denoising error",
+    "augmented": "linear probe, augmented",
 }
 UNITS = {one.name: one.unit for one in CORRUPTIONS}
 LEADING = {LINEAR: INK, DEPTH_ENSEMBLE: BLUE, LADINE: RUST, "evidential": GOLD}
 """Heads in colour; the others are told apart by their marks."""
-MARKS = "osD^vP*Xh<>pd"
+MARKS = "osD^vP*Xh<>pd8H1+"
 BALANCED, ACCURACY, LOSS = "balanced_accuracy", "accuracy", "nll"
 TITLES = {
     BALANCED: "balanced accuracy",

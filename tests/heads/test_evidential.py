@@ -224,6 +224,9 @@ def test_bad_arrays_are_refused() -> None:
         EvidentialClassifier().fit(holed, labels)
     with pytest.raises(InputError, match="NaN in a code"):
         EvidentialClassifier(modulation=True, context=1).fit(holed, labels)
+    unknown = np.column_stack([codes, np.full(len(codes), np.nan)])
+    with pytest.raises(InputError, match="known of some training scan, got only NaN in column 6 of 7"):
+        EvidentialClassifier(modulation=True, context=1).fit(unknown, labels)
     with pytest.raises(InputError, match="at least two classes, got one class"):
         EvidentialClassifier().fit(codes, np.zeros(len(codes)))
     head = EvidentialClassifier(**QUICK).fit(codes, labels)

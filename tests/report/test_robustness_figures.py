@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldae.report.robustness_figures import LEADING, NAMES, shift_figure, write_figures
+from ldae.evaluation.head_choice import HEADS as OFFERED
+from ldae.report.robustness_figures import LEADING, MARKS, NAMES, shift_figure, write_figures
 
 HEADS = list(NAMES)
 METRICS = ("balanced_accuracy", "accuracy", "nll", "aurc", "auroc")
@@ -23,6 +24,11 @@ def table(family: str, shift: str, grades: list[float]) -> pd.DataFrame:
                 row |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def test_every_head_has_a_name_and_a_mark_of_its_own() -> None:
+    assert NAMES.keys() == OFFERED.keys()
+    assert len(set(NAMES.values())) == len(NAMES) <= len(set(MARKS))
 
 
 def test_grades_run_from_mild_to_severe_with_a_line_a_head() -> None:
