@@ -36,6 +36,7 @@ LADINE, DEPTH_ENSEMBLE = "ladine", "depths"
 DEPTH_HEADS = (LADINE, DEPTH_ENSEMBLE)
 MODULATED = "hac"
 ENSEMBLE_SIZE = 5
+HAC_RATE = 5e-4
 # What each head on latents is fitted with: a step costs a hundred times one on codes.
 LATENT_SETTINGS: dict[str, dict[str, Any]] = {
     "noise-aware": {},
@@ -65,7 +66,8 @@ def _card(**settings: Any) -> LaDiNEClassifier:
 
 
 def _hac(**settings: Any) -> EvidentialClassifier:
-    return EvidentialClassifier(modulation=True, **settings)
+    """At the rate of a linear layer the modulation has learned the training scans by heart in two epochs."""
+    return EvidentialClassifier(modulation=True, **({"learning_rate": HAC_RATE} | settings))
 
 
 def _ensemble(**settings: Any) -> MLPClassifier:

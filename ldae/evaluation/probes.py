@@ -219,9 +219,12 @@ def judge_probe(
     subjects = rows["subject"].to_numpy()
     probe.fit(features[train], truth[train], groups=subjects[train])
     chances = None
-    if not isinstance(probe, RidgeProbe):
+    if isinstance(probe, RidgeProbe):
+        predicted = probe.predict(features)
+    else:  # a head of diffusion takes long to ask
         chances = pd.DataFrame(probe.predict_proba(features), columns=probe.classes_)
-    predictions = predictions_table(rows, target=target, predicted=probe.predict(features), chances=chances)
+        predicted = probe.classes_[chances.to_numpy().argmax(axis=1)]
+    predictions = predictions_table(rows, target=target, predicted=predicted, chances=chances)
     positive = getattr(probe, "positive_label_", None)
     metrics = held_out_metrics(
         predictions, target=target, chances=chances, positive=positive, bootstrap=bootstrap

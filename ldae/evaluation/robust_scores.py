@@ -22,6 +22,17 @@ from ldae.heads.conformal import ConformalSets, least_scans
 
 LEVELS = (0.9, 0.95)
 SPREADS = ("cpiw", "cnpv", "within", "between")
+OWN_DOUBTS = (
+    "distance",
+    "denoising_error",
+    "vacuity",
+    "variance",
+    "between",
+    "epistemic",
+    "disagreement",
+    "entropy",
+)
+"""What a head has to say of its doubt, the first that it has; every head has the last."""
 RESAMPLES = Bootstrap(resamples=400)
 
 Floats = NDArray[np.float64]
@@ -156,6 +167,18 @@ def outside_scores(
     scores = _resampled(_mean([of(score) for score in joined]), named, valid=both)
     scores["aupr"] = float(np.mean([average_precision_score(other, score) for score in joined]))
     return scores
+
+
+def doubts_of(table: pd.DataFrame, *, classes: Sequence[str]) -> list[str]:
+    """The doubts that a head told [u_<doubt>], but for those of single classes."""
+    told = [name.removeprefix("u_") for name in table.columns if name.startswith("u_")]
+    return [name for name in told if not name.endswith(tuple(f"_{one}" for one in classes))]
+
+
+def own_doubt(table: pd.DataFrame) -> str:
+    """What a head has to say of its doubt; members that are one do not disagree."""
+    told = [name for name in OWN_DOUBTS if f"u_{name}" in table.columns]
+    return next(name for name in told if np.ptp(table[f"u_{name}"]) > 0 or name == told[-1])
 
 
 def _statistic(answer: Judged, *, classes: Sequence[str], positive: str | None) -> ClassStatistic:

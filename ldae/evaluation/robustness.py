@@ -46,18 +46,18 @@ from ldae.evaluation.robust_notes import robust_notes
 from ldae.evaluation.robust_scores import (
     Judged,
     conformal_sets,
+    doubts_of,
     head_scores,
     judged,
     mean_scores,
     outside_scores,
+    own_doubt,
 )
 from ldae.evaluation.shifted_codes import ShiftedCodes
 from ldae.heads.conformal import ConformalSets
 from ldae.pipeline.folder import read_index
 
 CHOICE, COSTS = "choice.csv", "costs.csv"
-OWN_DOUBTS = ("distance", "vacuity", "variance", "between", "epistemic", "entropy")
-COMMON_DOUBT = "least_confidence"
 SHOWN = ("balanced_accuracy", "auc", "nll", "ece", "aurc")
 CELLS = "cells"
 
@@ -293,17 +293,14 @@ class Bench:
         for head in self.answers.plan.heads:
             own = [self._said(head, clean, seed=seed, part=TEST, grade=0.0) for seed in self.seeds]
             theirs = [self.answers.said(head, shift, seed=seed) for seed in self.seeds]
-            doubts = [name for name in own[0].columns if name.startswith("u_") and "_" not in name[2:]]
-            doubts.append(f"u_{COMMON_DOUBT}")
-            main = _own_doubt(own[0])
-            for doubt in doubts:
+            main = own_doubt(own[0])
+            for doubt in doubts_of(own[0], classes=self._classes):
                 scores = outside_scores(
-                    [table[doubt].to_numpy() for table in own],
-                    [table[doubt].to_numpy() for table in theirs],
+                    [table[f"u_{doubt}"].to_numpy() for table in own],
+                    [table[f"u_{doubt}"].to_numpy() for table in theirs],
                     subjects=(self._subjects(TEST), self._subjects(other)),
                 )
-                name = doubt.removeprefix("u_")
-                yield {**_named(shift), "head": head, "doubt": name, "own": name == main, **scores}
+                yield {**_named(shift), "head": head, "doubt": doubt, "own": doubt == main, **scores}
 
     def _corrupted(self, head: str, part: str) -> list[list[Judged]]:
         return [
@@ -358,12 +355,6 @@ class Bench:
             for place, name in enumerate(self._classes):
                 base[f"{head}_p_{name}"] = np.mean([one.chances[:, place] for one in answers], axis=0)
         return base
-
-
-def _own_doubt(table: pd.DataFrame) -> str:
-    """What a head has to say of its doubt; members that are one do not disagree."""
-    told = [name for name in OWN_DOUBTS if f"u_{name}" in table.columns]
-    return next(name for name in told if np.ptp(table[f"u_{name}"]) > 0 or name == told[-1])
 
 
 def _named(shift: Shift) -> Row:

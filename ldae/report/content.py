@@ -24,7 +24,7 @@ from ldae.report.examination_section import NAME as EXAMINATION
 from ldae.report.examination_section import examination_elements
 from ldae.report.explanation_section import explanation_pictures
 from ldae.report.model_sections import attention_picture, code_picture, gap_picture, training_picture
-from ldae.report.robustness_section import robustness_pictures, robustness_table
+from ldae.report.robustness_section import robustness_pictures, robustness_tables
 from ldae.report.run import Run
 from ldae.report.sample_section import sample_picture, sampling_table
 from ldae.report.scan_sections import interpolation_pictures, reconstruction_pictures, variation_pictures
@@ -121,7 +121,7 @@ CHAPTERS: Sequence[Chapter] = (
         "Every head, fitted on clean scans and asked about scans that were corrupted, attacked, or of "
         "another kind.",
         (
-            Part(robustness_table, f"evaluation/robustness/{TABLE}", ""),
+            Part(robustness_tables, f"evaluation/robustness/{TABLE}", ""),
             Part(robustness_pictures, f"evaluation/robustness/{TABLE}", ""),
         ),
     ),

@@ -40,7 +40,7 @@ NAMES = {
 UNITS = {one.name: one.unit for one in CORRUPTIONS}
 LEADING = {LINEAR: INK, DEPTH_ENSEMBLE: BLUE, LADINE: RUST, "evidential": GOLD}
 """Heads in colour; the others are told apart by their marks."""
-MARKS = "osD^vP*Xh<>pd8H1+"
+MARKS = "osD^vP*Xh<>pd12x+"
 BALANCED, ACCURACY, LOSS = "balanced_accuracy", "accuracy", "nll"
 TITLES = {
     BALANCED: "balanced accuracy",

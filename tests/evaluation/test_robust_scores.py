@@ -10,10 +10,12 @@ from ldae.evaluation.metrics import classification_metrics
 from ldae.evaluation.robust_scores import (
     Judged,
     conformal_sets,
+    doubts_of,
     head_scores,
     judged,
     mean_scores,
     outside_scores,
+    own_doubt,
 )
 from ldae.evaluation.selective import selective_metrics
 
@@ -141,3 +143,12 @@ def test_outside_scans_are_told_as_scikit_learn_says() -> None:
     assert found["auroc_low"] < found["auroc"] < found["auroc_high"]
     blank = outside_scores([inside], [np.full(200, 9.0)], subjects=(np.arange(300), np.arange(200)))
     assert (blank["auroc"], blank["fpr95"]) == (1, 0)
+
+
+def test_a_head_speaks_of_its_own_doubt_by_what_only_it_can_say() -> None:
+    told = pd.DataFrame({"p_AD": [0.2, 0.4], "u_entropy": [0.1, 0.2], "u_denoising_error": [1.0, 5.0]})
+    assert own_doubt(told) == "denoising_error"
+    assert own_doubt(told.drop(columns="u_denoising_error")) == "entropy"
+    assert own_doubt(told.assign(u_denoising_error=1.0)) == "entropy"  # says the same of every scan
+    spread = told.assign(u_cpiw=0.5, u_cpiw_AD=0.5, u_cpiw_CN=0.5)
+    assert doubts_of(spread, classes=CLASSES) == ["entropy", "denoising_error", "cpiw"]
