@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,17 @@ from ldae.evaluation.robust_heads import QUICK, WHITE_BOX_HEADS, Plan, shifts_of
 from ldae.evaluation.robustness import evaluate_robustness, open_bench, scan_parts
 from ldae.heads import LinearProbe
 from ldae.pipeline.embeddings import code_array, read_embeddings
+from ldae.report.elements import Table
+from ldae.report.robustness_figures import NAMES
+from ldae.report.robustness_section import SHOWN, robustness_pictures, robustness_tables
+from ldae.report.run import Run
 
 pytest.importorskip("torchio")
 
 
 @pytest.fixture(scope="module")
 def folder(judged_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("robust") / "robustness"
+    out = tmp_path_factory.mktemp("robust") / "evaluation" / "robustness"
     words = ["evaluate", "robustness", "--quick", "--run-dir", judged_run, "--out", out, "--device", "cpu"]
     assert main(list(map(str, words))) == 0
     return out
@@ -79,6 +84,18 @@ def test_what_was_done_is_not_done_again(folder: Path, judged_run: Path) -> None
     assert kept.stat().st_mtime_ns == stamp
     pd.testing.assert_frame_equal(pd.read_parquet(lost), said)
     assert (folder / "gaussian.csv").read_bytes() == table
+
+
+@pytest.mark.slow
+def test_the_page_shows_every_head_and_shift(folder: Path, judged_run: Path) -> None:
+    run = replace(Run.open(judged_run, device="cpu"), run_dir=folder.parents[1])
+    tables = [element for element in robustness_tables(run) if isinstance(element, Table)]
+    table = pd.read_csv(folder / "table.csv")
+    for shown, first in zip(tables, ("balanced_accuracy", "corruption_balanced_accuracy"), strict=True):
+        rows = [row for group in shown.groups.values() for row in group]
+        assert [row[0] for row in rows] == [NAMES[head] for head in QUICK.heads]
+        assert all(row[1].startswith(f"{value:.3f}") for row, value in zip(rows, table[first], strict=True))
+    assert len(robustness_pictures(run)) == len(SHOWN)
 
 
 @pytest.mark.slow
