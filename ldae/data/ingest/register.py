@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ldae.data.ingest.extras import need
 
@@ -24,6 +25,8 @@ TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
 SPACE = "MNI152NLin2009aSym"
 # Millimetres around the brain of the template in which a whole head is compared with it: the dark fluid.
 AROUND = 4
+# Millimetres from the template's brain at which a mask holds scalp or face, however a brain is shaped.
+FAR = 10
 
 Affine = NDArray[np.float64]
 
@@ -41,6 +44,8 @@ class Registered:
         overlap: Dice of what is bright in `brain` with the template's mask. Otsu's threshold leaves air and
             fluid out, so that air or skull inside of a carried mask lowers it.
         similarity: Correlation of `brain` with the template inside of the template's mask.
+        kept: Share of the template's brain in which `brain` shows something.
+        beyond: What `brain` shows far from the template's brain, see `check_mask`.
     """
 
     head: NDArray[np.float32]
@@ -50,6 +55,8 @@ class Registered:
     template_mask: NDArray[np.bool_]
     overlap: float
     similarity: float
+    kept: float
+    beyond: float
 
 
 def register(
@@ -82,7 +89,9 @@ def register(
             found = ants.registration(fixed, head * brain, type_of_transform=TRANSFORMS[transform])
         there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
         bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
+        shown = ants.apply_transforms(fixed, brain, found["fwdtransforms"], interpolator="linear")
     values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0
+    kept, beyond = check_mask(shown.numpy() > 0.5, known, spacing=spacing)
     return Registered(
         head=head.numpy().astype(np.float32),
         mask=brain.numpy() > 0.5,
@@ -91,6 +100,8 @@ def register(
         template_mask=known,
         overlap=dice(bright, known),
         similarity=float(np.corrcoef(values[known], np.asarray(template.dataobj)[known])[0, 1]),
+        kept=kept,
+        beyond=beyond,
     )
 
 
@@ -123,6 +134,23 @@ def _carry_back(ants: Any, found: dict[str, Any], head: Any, inside: Any) -> Any
     back = found["invtransforms"]
     invert = [True] + [False] * (len(back) - 1)
     return ants.apply_transforms(head, inside, back, interpolator="nearestNeighbor", whichtoinvert=invert)
+
+
+def check_mask(mask: NDArray[np.bool_], known: NDArray[np.bool_], *, spacing: int) -> tuple[float, float]:
+    """Whether a mask keeps the brain and nothing of the face.
+
+    Args:
+        mask: The scan's brain mask on the template's grid, [X, Y, Z].
+        known: The template's brain, on the same grid.
+        spacing: Of the grid, in mm.
+
+    Returns:
+        The share of the template's brain that the mask keeps, and what it holds further than `FAR` mm away
+        from it, as a share of the brain's volume.
+    """
+    far = mask & (spacing * ndimage.distance_transform_edt(~known) > FAR)
+    whole = max(int(known.sum()), 1)
+    return float((mask & known).sum()) / whole, float(far.sum()) / whole
 
 
 def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

@@ -150,6 +150,7 @@ def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
     site = str(dataset.get("InstitutionName", "")) or str(dataset.get("DeviceSerialNumber", ""))
     names = ("AdmittingDiagnosesDescription", "ReasonForStudy", "PatientComments")
     text = ". ".join(str(dataset.get(name, "")) for name in names)
+    facts["study"] = rules.names.digest("study", str(dataset.get("StudyInstanceUID", ""))).hex()[:16]
     return _analysed(rules, subject, when, facts=facts, site=site, text=text)
 
 

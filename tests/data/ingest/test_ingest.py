@@ -256,6 +256,40 @@ def test_only_what_is_new_is_worked_on(tmp_path: Path) -> None:
     assert scan.stat().st_mtime_ns == before
 
 
+def test_studies_without_dates_stay_apart(tmp_path: Path) -> None:
+    for number in (1, 2):
+        export = Export(date="", elements={"PatientAge": ""})
+        write_series(tmp_path / "in" / f"{number}", head(seed=number), straight(), export=export)
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.subjects) == (2, 1)
+    frame = read_cohort(tmp_path / "out" / "cohort.csv")
+    assert frame["session"].tolist() == ["ses-1", "ses-2"]
+    assert frame["flags"].tolist() == ["order unknown, as dates are missing"] * 2
+
+
+def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
+    """Neither when scans are rejected, nor when others come, nor by another seed."""
+    for number in range(4):
+        export = Export(elements={"PatientID": f"KH{number}"})
+        write_series(tmp_path / "in" / f"{number}", head(seed=number), straight(), export=export)
+    words = {"key": tmp_path / "key.json", "min_slices": 20}
+    first = ingest(tmp_path / "in", tmp_path / "out", **words)
+    assert first.split == {"train": 1, "val": 1, "cal": 1, "test": 1}
+    before = dict(pd.read_csv(tmp_path / "out" / "cohort.csv")[["subject", "split"]].to_numpy())
+    hidden = tmp_path / "in" / "0"
+    hidden.rename(tmp_path / "0")
+    assert sum(ingest(tmp_path / "in", tmp_path / "out", seed=3, **words).split.values()) == 3
+    (tmp_path / "0").rename(hidden)
+    for number in range(4, 8):
+        export = Export(elements={"PatientID": f"KH{number}"})
+        write_series(tmp_path / "in" / f"{number}", head(seed=number), straight(), export=export)
+    last = ingest(tmp_path / "in", tmp_path / "out", seed=3, **words)
+    after = dict(pd.read_csv(tmp_path / "out" / "cohort.csv")[["subject", "split"]].to_numpy())
+    assert len(after) == 8
+    assert {subject: after[subject] for subject in before} == before
+    assert last.split == {"train": 5, "val": 1, "cal": 1, "test": 1}
+
+
 def test_pseudonyms_depend_on_the_key(cohort: Path, hospital: Path, tmp_path: Path) -> None:
     other = ingest(hospital / "export", tmp_path / "cohort", key=tmp_path / "key.json", min_slices=20)
     assert other.cohort is not None

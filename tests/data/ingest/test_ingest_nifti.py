@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -115,6 +116,17 @@ def test_plain_files_are_taken_by_folder_or_name(tmp_path: Path) -> None:
         "localiser": 1,
     }
     assert read_cohort(tmp_path / "out" / "cohort.csv")["flags"].tolist() == ["contrast not told by the name"]
+
+
+def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) -> None:
+    """As in a dataset of which only a part was fetched: the rest are links to nowhere."""
+    gone = dataset / "sub-P4" / "ses-01" / "anat"
+    for path in [*gone.iterdir(), dataset / "scan.dcm"]:
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path / "nowhere")
+    os.mkfifo(dataset / "pipe")
+    summary = ingest(dataset, tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.rejected) == (4, {"not T1w": 5, "not a whole, readable 3D scan": 1})
 
 
 def test_a_wrong_source_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
