@@ -95,7 +95,7 @@ def _split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | Non
 
 
 def _frozen(out: Path) -> dict[str, str]:
-    """Parts of earlier runs' subjects; the cohort's own table, which may have been split anew, comes first."""
+    """Parts of the subjects of earlier runs; the cohort's own table, perhaps split anew, comes first."""
     kept = Work(out).split
     known: dict[str, str] = read_json(kept) if kept.is_file() else {}
     if (out / COHORT).is_file():
