@@ -284,14 +284,14 @@ def _judge(record: Record) -> None:
         record.flags.append("unusual volume of the brain")
     if figures["kept"] < LEAST_KEPT:
         record.flags.append("a part of the brain is cut off")
-    reason = ""
+    reasons = []
     if figures["beyond"] > MOST_BEYOND:
-        reason = "more than the brain is left: a face may show"
+        reasons.append("more than the brain is left: a face may show")
     if figures["overlap"] < LEAST_OVERLAP or figures["similarity"] < LEAST_SIMILARITY:
-        reason = "registration failed: it does not fit the template"
-    if reason:
-        record.flags.append(reason)
-        record.reject(RejectionError("preprocess", reason))
+        reasons.append("registration failed: it does not fit the template")
+    record.flags += reasons
+    if reasons:
+        record.reject(RejectionError("preprocess", reasons[0]))
 
 
 def _publish(

@@ -129,6 +129,25 @@ def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) ->
     assert (summary.accepted, summary.rejected) == (4, {"not T1w": 5, "not a whole, readable 3D scan": 1})
 
 
+def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
+    """Neither when scans are rejected, nor when others come, nor by another seed."""
+    source, table = tmp_path / "in", tmp_path / "out" / "cohort.csv"
+    for number in range(4):
+        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+    assert ingest(source, table.parent, min_slices=20).split == {"train": 1, "val": 1, "cal": 1, "test": 1}
+    before = dict(pd.read_csv(table)[["subject", "split"]].to_numpy())
+    (source / "p0").rename(tmp_path / "p0")
+    fewer = ingest(source, table.parent, min_slices=20, seed=3)
+    assert sum(fewer.split.values()) == 3
+    assert before.items() >= dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items()
+    (tmp_path / "p0").rename(source / "p0")
+    for number in range(4, 8):
+        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+    more = ingest(source, table.parent, min_slices=20, seed=3)
+    assert more.split == {"train": 5, "val": 1, "cal": 1, "test": 1}
+    assert dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items() >= before.items()
+
+
 def test_a_wrong_source_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="source must be a folder"):
         ingest(tmp_path / "none", tmp_path / "out")

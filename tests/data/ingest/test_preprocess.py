@@ -82,7 +82,7 @@ def test_brains_are_a_cohort_and_a_bids_derivative(result: Preprocessed, out: Pa
     assert frame["subject"].tolist() == ["1", "2"]
     assert (frame["overlap"] > 0.9).all()
     assert (frame["similarity"] > 0.6).all()  # the bias is still in
-    assert (frame["kept"] > 0.98).all()
+    assert (frame["kept"] > 0.9).all()
     assert (frame["beyond"] == 0).all()
     assert len(read_cohort(out)) == 2  # as a BIDS dataset too, without the one that does not fit
     assert not list(out.glob("sub-3*/**/*.nii.gz"))
@@ -162,7 +162,7 @@ def test_a_mask_that_leaves_the_face_in_is_refused(study: Path, tmp_path: Path, 
     depth[: brain.shape[0] // 2] = False
     for name, mask in (("face", far), ("half", depth)):
         nib.save(nib.Nifti1Image(mask.astype(np.uint8), scan.affine), study / f"{name}.nii.gz")
-    table = pd.read_csv(study / "cohort.csv").iloc[[0, 0]].assign(mask=["face.nii.gz", "half.nii.gz"])
+    table = pd.read_csv(study / "cohort.csv").iloc[:2].assign(mask=["face.nii.gz", "half.nii.gz"])
     table.assign(session=["face", "half"]).to_csv(study / "wide.csv", index=False)
     table = preprocess(study / "wide.csv", tmp_path / "out", masks="mask", spacing=4).table
     done = table.set_index("session")
