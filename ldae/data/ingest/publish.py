@@ -90,7 +90,9 @@ def _split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | Non
         words = split_subjects(frame, seed=seed, known=known)
     else:
         return None
-    write_json(Work(out).split, known | dict(zip(frame["subject"], words, strict=True)))
+    parts, kept = known | dict(zip(frame["subject"], words, strict=True)), Work(out).split
+    if not kept.is_file() or read_json(kept) != parts:
+        write_json(kept, parts)
     return words
 
 
