@@ -129,6 +129,17 @@ def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) ->
     assert (summary.accepted, summary.rejected) == (4, {"not T1w": 5, "not a whole, readable 3D scan": 1})
 
 
+def test_what_no_stage_would_take_is_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a_t1.nii.gz", seed=1)
+    image = nib.load(tmp_path / "in" / "a_t1.nii.gz")
+    values = image.get_fdata()
+    nib.save(
+        nib.Nifti1Image((values - values.mean()) / values.std(), image.affine), tmp_path / "in" / "b_t1.nii"
+    )
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.rejected) == (1, {"intensities below zero or without contrast": 1})
+
+
 def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
     """Neither when scans are rejected, nor when others come, nor by another seed."""
     source, table = tmp_path / "in", tmp_path / "out" / "cohort.csv"
