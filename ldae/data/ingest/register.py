@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,10 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 @contextmanager
 def _deterministic(scratch: Path) -> Iterator[Any]:
     """antspyx with one thread and a fixed seed, its transform files in a folder of ours."""
-    os.environ.update({"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "0"})
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when ITK is loaded
     ants = need("ants", package="antspyx", extra="prep", verb="ldae preprocess")
+    # antspyx takes no notice of ANTS_RANDOM_SEED, and ANTs takes 0 for the time of day
+    import_module("ants.config").set_ants_deterministic(on=True, seed_value=1)
     before = tempfile.tempdir
     tempfile.tempdir = str(scratch)
     try:

@@ -307,3 +307,13 @@ def test_antspyx_brings_the_brain_to_the_template(
     before = Path(row["path"]).stat().st_mtime_ns
     assert main([*command, *words]) == 0
     assert Path(row["path"]).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_antspyx_makes_the_same_brain_twice(real: Path, tmp_path: Path) -> None:
+    command = ["preprocess", "--cohort", str(real / "cohort.csv"), "--spacing", "4", "--masks", "mask"]
+    found = []
+    for name in ("first", "second"):
+        assert main([*command, "--out", str(tmp_path / name / "out")]) == 0
+        found.append(contents(tmp_path / name / "out"))
+    assert found[0] == found[1]
