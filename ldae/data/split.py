@@ -7,7 +7,8 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,11 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def split_subjects(
-    frame: pd.DataFrame, *, seed: int = 0, fractions: Sequence[float] = FRACTIONS
+    frame: pd.DataFrame,
+    *,
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    known: Mapping[str, str] | None = None,
 ) -> pd.Series[str]:
     """Draw train, val, cal or test for every row, the same for all rows of a subject.
 
@@ -46,6 +51,7 @@ def split_subjects(
         frame: A cohort with the columns subject, session and diagnosis.
         seed: Another seed, another split.
         fractions: Shares of train, val, cal and test; they add up to 1.
+        known: Words of subjects that were drawn before and keep them. The others fill up their stratum.
 
     Returns:
         One split word a row, with the frame's index and the name "split".
@@ -71,9 +77,14 @@ def split_subjects(
         )
     counts = _apportion(np.array([len(members) for members in strata]), np.asarray(fractions, dtype=float))
     chosen: dict[str, str] = {}
+    known = known or {}
     for members, sizes in zip(strata, counts, strict=True):
-        ranked = sorted(members, key=lambda subject: _draw(subject, seed))
-        chosen.update(zip(ranked, np.repeat(np.array(SPLITS, dtype=object), sizes), strict=True))
+        taken = Counter(known[subject] for subject in members if subject in known)
+        free = [size - taken[word] for word, size in zip(SPLITS, sizes, strict=True)]
+        words = np.repeat(np.array(SPLITS, dtype=object), np.maximum(free, 0))
+        ranked = sorted(set(members) - set(known), key=lambda subject: _draw(subject, seed))
+        chosen.update(zip(ranked, words, strict=False))
+    chosen |= {subject: word for subject, word in known.items() if word in SPLITS}
     return frame["subject"].map(chosen).rename("split")
 
 

@@ -94,12 +94,24 @@ def _show(summary: Summary) -> None:
     show_review(summary.review)
     print(f"Wrote {summary.cohort or 'no cohort, as nothing was accepted'}")
     print(f"Look at {summary.page} ({summary.flagged} flagged). Keep {summary.key} secret.")
-    if summary.cohort and not summary.split:
-        print("No split was drawn: it takes four subjects, and no diagnoses but CN, MCI and AD.")
+    _show_split(summary)
     if summary.faces:
         print(
             f"{summary.faces} scans are whole heads: a face can be rebuilt from them. Share them only after "
             "ldae preprocess, which keeps the brain alone, or after defacing."
+        )
+
+
+def _show_split(summary: Summary) -> None:
+    if summary.split:
+        told = ", ".join(f"{count} {part}" for part, count in summary.split.items())
+        print(f"Split of {summary.subjects} subjects: {told}")
+    elif summary.cohort:
+        print("No split was drawn: it takes four subjects, and no diagnoses but CN, MCI and AD.")
+    if empty := [part for part, count in summary.split.items() if not count]:
+        print(
+            f"Nobody is left in {', '.join(empty)}. If nothing was trained on the split yet, run: "
+            f"ldae split --cohort {summary.cohort} --overwrite"
         )
 
 

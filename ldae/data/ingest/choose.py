@@ -37,7 +37,8 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
     """Say by what a DICOM series is the wanted contrast.
 
     Args:
-        header: modality, image_type, words (descriptions and names), te, tr, ti (ms), scanning, three_d.
+        header: Of `series_header`: modality, image_type, words (descriptions and names), te, tr, ti (ms),
+            scanning, three_d.
         contrast: The contrast wanted.
 
     Returns:
@@ -53,10 +54,17 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
         raise RejectionError("extract", "not MR")
     if "LOCALIZER" in kinds or _any(rules["localiser"], words):
         raise RejectionError("extract", "localiser")
+    if set(rules["phase"]) & set(kinds[2:]):
+        raise RejectionError("extract", "phase image")
     made = kinds[:1] == ["DERIVED"] and not ACQUIRED & set(kinds)
     if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
         raise RejectionError("extract", "derived")
     return choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
+
+
+def shows_elsewhere(header: Mapping[str, Any]) -> bool:
+    """Whether a DICOM series' header names a part of the body other than the head."""
+    return _any(contrast_rules()["elsewhere"], f"{header['part']} | {header['words']}".lower())
 
 
 def choose_file(name: str, *, contrast: str, bids: bool) -> str:
@@ -71,6 +79,8 @@ def choose_file(name: str, *, contrast: str, bids: bool) -> str:
         RejectionError: It is something else.
     """
     stem = name.split(".")[0]
+    if re.search(r"_part-(phase|imag)_", stem):
+        raise RejectionError("extract", "phase image")
     if bids:
         if not stem.endswith(f"_{contrast}"):
             raise RejectionError("extract", f"not {contrast}")

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.data.ingest.choose import choose_file, choose_series
+from ldae.data.ingest.choose import choose_file, choose_series, shows_elsewhere
 from ldae.data.ingest.deidentify import Pseudonyms, check_burned_in, deidentify_dataset
 from ldae.data.ingest.discover import Item, sidecars
 from ldae.data.ingest.extras import need
@@ -94,6 +94,8 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     volume.flags += [f"{duplicates} duplicate slices left out"] if duplicates else []
     volume.flags += ["contrast told by header values only"] if chosen == "header" else []
     volume.flags += ["contrast agent noted in the header"] if header["agent"] else []
+    volume.flags += ["lossy compression noted in the header"] if header["lossy"] else []
+    volume.flags += ["header names another part of the body"] if shows_elsewhere(header) else []
     return volume
 
 

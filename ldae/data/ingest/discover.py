@@ -100,8 +100,13 @@ def _files(source: Path, out: Path, *, bids: bool) -> Iterator[Path]:
 
 def _series_uid(path: Path) -> str:
     """SeriesInstanceUID of a DICOM file, a name of its own for a damaged one, "" for anything else."""
-    with path.open("rb") as stream:
-        preamble = stream.read(132)
+    if not path.is_file():  # a link to nowhere, a pipe
+        return ""
+    try:
+        with path.open("rb") as stream:
+            preamble = stream.read(132)
+    except OSError:
+        return f"damaged {path}"
     if preamble[128:] != MAGIC and not _bare(preamble):
         return ""
     pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
@@ -148,5 +153,11 @@ def _entity(pattern: re.Pattern[str], place: str) -> str:
 
 
 def _stamp(paths: list[Path], names: Pseudonyms) -> str:
-    marks = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return names.digest("stamp", repr(marks)).hex()[:32]
+    return names.digest("stamp", repr([_mark(path) for path in paths])).hex()[:32]
+
+
+def _mark(path: Path) -> tuple[str, int, int]:
+    """Place, size and time; a dataset that was fetched in part links to files that are not there."""
+    if not path.exists():
+        return str(path), 0, 0
+    return str(path), path.stat().st_size, path.stat().st_mtime_ns

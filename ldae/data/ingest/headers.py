@@ -35,6 +35,8 @@ def series_header(dataset: Any) -> dict[str, Any]:
         "scanning": str(dataset.get("ScanningSequence", "")) or _echo_kind(dataset),
         "three_d": dataset.get("MRAcquisitionType", "") == "3D",
         "agent": _agent(dataset),
+        "lossy": str(dataset.get("LossyImageCompression", "")) == "01",
+        "part": str(dataset.get("BodyPartExamined", "")),
     }
 
 

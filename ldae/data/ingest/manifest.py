@@ -19,7 +19,7 @@ from ldae.data.artefact import atomic_path, sha256_json, write_json
 MANIFEST = "manifest.csv"
 WORK = ".ingest"
 # Counts up whenever a step notes more or other things than before.
-FORMAT = 3
+FORMAT = 4
 
 Step = Literal["extract", "analyse", "process", "match", "review", "preprocess"]
 
@@ -92,6 +92,11 @@ class Work:
     def reviews(self) -> Path:
         """Where reviewers' files are kept."""
         return self.root / "reviews"
+
+    @property
+    def split(self) -> Path:
+        """Where the split of all subjects that ever were in the cohort is kept."""
+        return self.root / "split.json"
 
     def volume(self, item: str) -> Path:
         """Where an item's converted scan lies."""

@@ -14,6 +14,8 @@ from ldae.data.split import natural_key
 
 # How far apart the ages of visits may be that count for one scan.
 MOST_YEARS = 1.0
+# How far a dated visit's age may be from the header's, which counts whole years.
+AGES_APART = 2.0
 
 
 def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, keep: bool) -> None:
@@ -74,7 +76,8 @@ def _reject_second_scans(records: Sequence[Record]) -> None:
 
 
 def _moment(record: Record) -> tuple[str, str]:
-    return record.visit, "" if record.visit else str(record.facts["date"])
+    """What tells visits apart: the source's label, else the day, else the DICOM study."""
+    return record.visit, "" if record.visit else str(record.facts["date"] or record.facts.get("study", ""))
 
 
 def _voxel(record: Record) -> float:
@@ -93,9 +96,11 @@ def _order(scans: list[Record], *, keep: bool) -> None:
     for scan in scans:
         scan.session = f"ses-{scan.visit if keep and scan.visit else next(free)}"
         scan.step = "match"
-    if not dated and len({scan.visit for scan in scans}) > 1 and any(scan.facts["date"] for scan in scans):
-        for scan in scans:
-            scan.flags.append("order by label, as some dates are missing")
+    labelled = len({scan.visit for scan in scans}) == len(scans)
+    if dated or len(scans) < 2 or (labelled and not any(scan.facts["date"] for scan in scans)):
+        return
+    for scan in scans:
+        scan.flags.append(f"order {'by label' if labelled else 'unknown'}, as dates are missing")
 
 
 def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
@@ -119,6 +124,8 @@ def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
     scan.facts["diagnosis_source"] = source if diagnosis else ""
     if visits and not near:
         scan.flags.append("no clinical visit within the window")
+    if diagnosis and not scan.facts["date"] and not scan.visit and any(visit.when for visit in near):
+        scan.flags.append("diagnosis of a visit whose distance is unknown, as the scan has no date")
     _complete(scan, near)
 
 
@@ -131,6 +138,8 @@ def _complete(scan: Record, near: Sequence[Visit]) -> None:
             scan.flags.append("several ages, and no date to choose by")
         else:
             scan.facts["age"] = ages[0]
+    elif scan.facts["visit_days"] is not None and any(abs(a - scan.facts["age"]) > AGES_APART for a in ages):
+        scan.flags.append("age differs between header and table")
     if scan.facts["sex"] and sex and scan.facts["sex"] != sex:
         scan.flags.append("sex differs between header and table")
     scan.facts["sex"] = scan.facts["sex"] or sex or ""

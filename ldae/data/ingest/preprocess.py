@@ -33,9 +33,12 @@ from ldae.errors import InputError
 
 BRAINS = ("template", "hd-bet")
 # Below either a registration is called failed. By affine transforms a real head reaches a similarity of 0.51,
-# an extracted brain 0.86; heads turned over or cut, balls and noise 0.24 at most.
+# an extracted brain 0.86; a head the wrong way round 0.32 at most, a ball 0.26, cut ones 0.16, noise 0.07.
 LEAST_OVERLAP = 0.85
-LEAST_SIMILARITY = 0.35
+LEAST_SIMILARITY = 0.4
+# What a mask may hold far from the brain, as a share of it, before a face may show; and what it must keep.
+MOST_BEYOND = 0.01
+LEAST_KEPT = 0.85
 # Litres of a grown-up's brain with its fluid, generously.
 BRAIN_ML = (800.0, 2200.0)
 COHORT = "cohort.csv"
@@ -43,6 +46,8 @@ TABLE = "preprocess.csv"
 FIGURES = {
     "overlap": ("overlap", "Dice of the registered brain's tissue with the template's brain"),
     "similarity": ("similarity", "correlation with the template inside of its brain"),
+    "kept": ("brain kept", "share of the template's brain that the mask keeps"),
+    "beyond": ("beyond", "what the mask holds over 10 mm away from the template's brain, as a share of it"),
     "brain_ml": ("brain, ml", "volume of the brain mask, drawn on the scan on the left"),
 }
 
@@ -243,7 +248,7 @@ def _compute(task: Task, *, way: Way, target: Path) -> dict[str, Any]:
     _write(task, way, result=result, target=target)
     geometry = read_geometry(open_scan(task.path), task.path)
     millilitres = float(result.mask.sum()) * abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
-    quality = {"overlap": round(result.overlap, 4), "similarity": round(result.similarity, 4)}
+    quality = {name: round(getattr(result, name), 4) for name in FIGURES if name != "brain_ml"}
     return {"content": sha256_file(target), "quality": quality | {"brain_ml": round(millilitres, 1)}}
 
 
@@ -277,10 +282,16 @@ def _judge(record: Record) -> None:
     low, high = BRAIN_ML
     if not low <= figures["brain_ml"] <= high:
         record.flags.append("unusual volume of the brain")
+    if figures["kept"] < LEAST_KEPT:
+        record.flags.append("a part of the brain is cut off")
+    reasons = []
+    if figures["beyond"] > MOST_BEYOND:
+        reasons.append("more than the brain is left: a face may show")
     if figures["overlap"] < LEAST_OVERLAP or figures["similarity"] < LEAST_SIMILARITY:
-        reason = "registration failed: it does not fit the template"
-        record.flags.append(reason)
-        record.reject(RejectionError("preprocess", reason))
+        reasons.append("registration failed: it does not fit the template")
+    record.flags += reasons
+    if reasons:
+        record.reject(RejectionError("preprocess", reasons[0]))
 
 
 def _publish(

@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from ldae import __version__
-from ldae.data.artefact import atomic_path, write_json
-from ldae.data.cohort import write_cohort
+from ldae.data.artefact import atomic_path, read_json, write_json
+from ldae.data.cohort import DIAGNOSES, write_cohort
 from ldae.data.ingest.manifest import Record, Work
 from ldae.data.ingest.tables import write_tables
-from ldae.data.split import freeze_split, natural_key
+from ldae.data.split import SPLITS, natural_key, split_subjects
+from ldae.data.table import read_table
 
 SIDECAR = {"vendor": "Manufacturer", "field_strength": "MagneticFieldStrength"}
 SECONDS = {"tr_ms": "RepetitionTime", "te_ms": "EchoTime", "ti_ms": "InversionTime"}
@@ -50,6 +51,9 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
 
     Returns:
         cohort.csv, or None where nothing was accepted.
+
+    Raises:
+        InputError: cohort.csv lies there already and is no table.
     """
     taken = [record for record in records if record.accepted]
     taken.sort(key=lambda record: (record.subject, natural_key(record.session)))
@@ -61,12 +65,8 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
     if not taken:
         (out / COHORT).unlink(missing_ok=True)
         return None
-    # The split goes into a copy of the table first, so that no cohort without one is ever seen.
-    draft = out / f".{COHORT}"
-    write_cohort(frame, draft)
-    if frame["subject"].nunique() >= FEWEST_FOR_SPLIT:
-        _split(draft, words=sorted(set(frame["diagnosis"]) - {""}), seed=seed)
-    os.replace(draft, out / COHORT)
+    words = _split(frame, out, seed=seed)
+    write_cohort(frame if words is None else frame.assign(split=words), out / COHORT)
     return out / COHORT
 
 
@@ -75,11 +75,36 @@ def count_faces(records: Iterable[Record]) -> int:
     return sum(record.accepted and not record.facts["brain_extracted"] for record in records)
 
 
-def _split(table: Path, *, words: Sequence[str], seed: int) -> None:
-    from ldae.data.cohort import DIAGNOSES
+def _split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | None:
+    """The split, or None where none can be drawn; whoever was in it once keeps its part for good.
 
-    if set(words) <= set(DIAGNOSES):
-        freeze_split(table, seed=seed, overwrite=True)
+    What was trained on the train split must never meet its scans again in the test split, because some scans
+    were rejected or others came.
+    """
+    known = _frozen(out)
+    if not set(frame["diagnosis"]) <= {"", *DIAGNOSES}:
+        return None
+    if set(frame["subject"]) <= set(known):
+        words = frame["subject"].map(known)
+    elif frame["subject"].nunique() >= FEWEST_FOR_SPLIT:
+        words = split_subjects(frame, seed=seed, known=known)
+    else:
+        return None
+    parts, kept = known | dict(zip(frame["subject"], words, strict=True)), Work(out).split
+    if not kept.is_file() or read_json(kept) != parts:
+        write_json(kept, parts)
+    return words
+
+
+def _frozen(out: Path) -> dict[str, str]:
+    """Parts of the subjects of earlier runs; the cohort's own table, perhaps split anew, comes first."""
+    kept = Work(out).split
+    known: dict[str, str] = read_json(kept) if kept.is_file() else {}
+    if (out / COHORT).is_file():
+        table = read_table(out / COHORT)
+        if {"subject", "split"} <= set(table.header):
+            known |= dict(zip(table.column("subject"), table.column("split"), strict=True))
+    return {subject: word for subject, word in known.items() if word in SPLITS}
 
 
 def _row(record: Record, out: Path, contrast: str) -> dict[str, Any]:

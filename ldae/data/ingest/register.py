@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ldae.data.ingest.extras import need
 
@@ -24,6 +26,8 @@ TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
 SPACE = "MNI152NLin2009aSym"
 # Millimetres around the brain of the template in which a whole head is compared with it: the dark fluid.
 AROUND = 4
+# Millimetres from the template's brain at which a mask holds scalp or face, however a brain is shaped.
+FAR = 10
 
 Affine = NDArray[np.float64]
 
@@ -41,6 +45,8 @@ class Registered:
         overlap: Dice of what is bright in `brain` with the template's mask. Otsu's threshold leaves air and
             fluid out, so that air or skull inside of a carried mask lowers it.
         similarity: Correlation of `brain` with the template inside of the template's mask.
+        kept: Share of the template's brain in which `brain` shows something.
+        beyond: What `brain` shows far from the template's brain, see `check_mask`.
     """
 
     head: NDArray[np.float32]
@@ -50,6 +56,8 @@ class Registered:
     template_mask: NDArray[np.bool_]
     overlap: float
     similarity: float
+    kept: float
+    beyond: float
 
 
 def register(
@@ -82,7 +90,9 @@ def register(
             found = ants.registration(fixed, head * brain, type_of_transform=TRANSFORMS[transform])
         there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
         bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
+        shown = ants.apply_transforms(fixed, brain, found["fwdtransforms"], interpolator="linear")
     values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0
+    kept, beyond = check_mask(shown.numpy() > 0.5, known, spacing=spacing)
     return Registered(
         head=head.numpy().astype(np.float32),
         mask=brain.numpy() > 0.5,
@@ -91,6 +101,8 @@ def register(
         template_mask=known,
         overlap=dice(bright, known),
         similarity=float(np.corrcoef(values[known], np.asarray(template.dataobj)[known])[0, 1]),
+        kept=kept,
+        beyond=beyond,
     )
 
 
@@ -125,6 +137,23 @@ def _carry_back(ants: Any, found: dict[str, Any], head: Any, inside: Any) -> Any
     return ants.apply_transforms(head, inside, back, interpolator="nearestNeighbor", whichtoinvert=invert)
 
 
+def check_mask(mask: NDArray[np.bool_], known: NDArray[np.bool_], *, spacing: int) -> tuple[float, float]:
+    """Whether a mask keeps the brain and nothing of the face.
+
+    Args:
+        mask: The scan's brain mask on the template's grid, [X, Y, Z].
+        known: The template's brain, on the same grid.
+        spacing: Of the grid, in mm.
+
+    Returns:
+        The share of the template's brain that the mask keeps, and what it holds further than `FAR` mm away
+        from it, as a share of the brain's volume.
+    """
+    far = mask & (spacing * ndimage.distance_transform_edt(~known) > FAR)
+    whole = max(int(known.sum()), 1)
+    return float((mask & known).sum()) / whole, float(far.sum()) / whole
+
+
 def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|), 0 for two empty masks."""
     return 2 * float((first & second).sum()) / max(float(first.sum() + second.sum()), 1.0)
@@ -133,8 +162,10 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 @contextmanager
 def _deterministic(scratch: Path) -> Iterator[Any]:
     """antspyx with one thread and a fixed seed, its transform files in a folder of ours."""
-    os.environ.update({"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "ANTS_RANDOM_SEED": "0"})
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when ITK is loaded
     ants = need("ants", package="antspyx", extra="prep", verb="ldae preprocess")
+    # antspyx takes no notice of ANTS_RANDOM_SEED, and ANTs takes 0 for the time of day
+    import_module("ants.config").set_ants_deterministic(on=True, seed_value=1)
     before = tempfile.tempdir
     tempfile.tempdir = str(scratch)
     try:

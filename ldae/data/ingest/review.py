@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +77,11 @@ def keep_reviews(folder: Path, given: Sequence[str | Path]) -> list[Review]:
         read_review(Path(path))
     if given:
         contents = [Path(path).read_bytes() for path in given]
-        shutil.rmtree(folder, ignore_errors=True)
         for number, content in enumerate(contents):
             with atomic_path(folder / f"{number}.csv") as temporary:
                 temporary.write_bytes(content)
+        for path in sorted(folder.glob("*.csv"))[len(given) :]:
+            path.unlink()
     return [read_review(path) for path in sorted(folder.glob("*.csv"))]
 
 

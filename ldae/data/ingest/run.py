@@ -24,6 +24,7 @@ from ldae.data.ingest.quality import flag_outliers
 from ldae.data.ingest.review import FIGURES, apply_reviews, keep_reviews, write_page
 from ldae.data.ingest.steps import Rules, run_item
 from ldae.data.ingest.tables import FACES, NO_FACES
+from ldae.data.split import SPLITS
 from ldae.data.table import read_table
 from ldae.errors import InputError
 
@@ -44,7 +45,7 @@ class Summary:
         subjects: How many subjects the cohort has.
         flagged: Accepted items that a person should look at.
         faces: Accepted items that show more than a brain.
-        split: Whether the cohort has a split.
+        split: Subjects by part of the split; empty where none was drawn.
         review: What the reviewers' files did, see `apply_reviews`.
         key: The key file.
     """
@@ -58,7 +59,7 @@ class Summary:
     subjects: int
     flagged: int
     faces: int
-    split: bool
+    split: dict[str, int]
     key: Path
     review: dict[str, Any] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ def ingest(
         min_slices: Fewest slices of a scan.
         keep_labels: Keep subjects' and sessions' labels, for sources that have pseudonyms already.
         reviews: Files of the review page, one or two reviewers'. They are kept and hold for later runs.
-        seed: Seed of the split.
+        seed: Seed of the split. Subjects that were in it once keep their part whatever the seed.
         jobs: Processes.
         progress: Show bars.
 
@@ -200,6 +201,14 @@ def _note_key(key: Path, source: Path, *, items: Sequence[Item], records: Sequen
         write_key(key, changed)
 
 
+def _split_sizes(cohort: Path | None) -> dict[str, int]:
+    table = None if cohort is None else read_table(cohort)
+    if table is None or "split" not in table.header:
+        return {}
+    parts = dict(zip(table.column("subject"), table.column("split"), strict=True))
+    return {word: sum(part == word for part in parts.values()) for word in SPLITS}
+
+
 def _summary(
     records: Sequence[Record],
     found: Found,
@@ -220,7 +229,7 @@ def _summary(
         subjects=len({record.subject for record in taken}),
         flagged=sum(bool(record.flags) for record in taken),
         faces=count_faces(taken),
-        split=cohort is not None and "split" in read_table(cohort).header,
+        split=_split_sizes(cohort),
         review=review,
         key=key,
     )

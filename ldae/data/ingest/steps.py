@@ -21,7 +21,8 @@ from ldae.data.ingest.manifest import Record, RejectionError, Work
 from ldae.data.ingest.mosaic import View, draw_mosaic
 from ldae.data.ingest.quality import measure
 from ldae.data.nifti import load_image, write_on_affine
-from ldae.data.spec import is_brain_extracted
+from ldae.data.spec import PreprocessingSpec
+from ldae.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
     site = str(dataset.get("InstitutionName", "")) or str(dataset.get("DeviceSerialNumber", ""))
     names = ("AdmittingDiagnosesDescription", "ReasonForStudy", "PatientComments")
     text = ". ".join(str(dataset.get(name, "")) for name in names)
+    facts["study"] = rules.names.digest("study", str(dataset.get("StudyInstanceUID", ""))).hex()[:16]
     return _analysed(rules, subject, when, facts=facts, site=site, text=text)
 
 
@@ -166,7 +168,12 @@ def _analysed(
 def _process(volume: Path, mosaic: Path) -> dict[str, Any]:
     image = load_image(volume)
     voxels = image.get_fdata(dtype="float32")
-    draw_mosaic([View(voxels, image.affine)], mosaic)
     voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
-    brain = is_brain_extracted(voxels, voxel_ml=voxel_ml)
+    try:
+        brain = PreprocessingSpec().intensity(voxels, path=volume, voxel_ml=voxel_ml).brain_extracted
+    except InputError as error:
+        # no later stage would take it
+        reason = "intensities below zero or without contrast"
+        raise RejectionError("process", reason, detail=str(error)) from error
+    draw_mosaic([View(voxels, image.affine)], mosaic)
     return {"quality": measure(voxels, image.affine), "brain_extracted": brain}

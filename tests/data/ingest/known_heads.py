@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ldae.data.ingest.register import Registered, dice
+from ldae.data.ingest.register import Registered, check_mask, dice
 
 EXTENT_MM = (193, 221, 193)
 SPACING = 1.15  # of a scan, as a share of the spacing of the template that it is made of
@@ -90,6 +90,7 @@ def in_place(
     brain = resample_from_to(nib.Nifti1Image(values * mask, head.affine), image, order=1)
     there, known = np.asarray(brain.dataobj, dtype=np.float32), np.asarray(inside.dataobj) > 0
     similarity = float(np.corrcoef(there[known], np.asarray(image.dataobj)[known])[0, 1])
-    return Registered(
-        values, mask, there, image.affine, known, dice(there > 0.2 * there.max(), known), similarity
-    )
+    shown = resample_from_to(nib.Nifti1Image(mask.astype(np.uint8), head.affine), image, order=0)
+    checked = check_mask(np.asarray(shown.dataobj) > 0, known, spacing=spacing)
+    overlap = dice(there > 0.2 * there.max(), known)
+    return Registered(values, mask, there, image.affine, known, overlap, similarity, *checked)

@@ -92,11 +92,17 @@ def test_an_archives_compression_keeps_every_voxel(tmp_path: Path, name: str) ->
     assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
 
 
-def test_a_contrast_agent_is_told(tmp_path: Path) -> None:
-    write_series(
-        tmp_path / "in", VOXELS, straight(), export=Export(elements={"ContrastBolusAgent": "Gadovist"})
-    )
-    assert extracted(tmp_path / "in").flags == ["contrast agent noted in the header"]
+@pytest.mark.parametrize(
+    ("elements", "flag"),
+    [
+        ({"BodyPartExamined": "CSPINE"}, "header names another part of the body"),
+        ({"LossyImageCompression": "01"}, "lossy compression noted in the header"),
+        ({"ContrastBolusAgent": "Gadovist"}, "contrast agent noted in the header"),
+    ],
+)
+def test_what_a_person_should_look_at_is_told(tmp_path: Path, elements: dict[str, str], flag: str) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=Export(elements=elements))
+    assert extracted(tmp_path / "in").flags == [flag]
 
 
 def test_two_series_in_one_folder_keep_their_own_voxels(tmp_path: Path) -> None:
@@ -147,6 +153,9 @@ def test_a_repeated_slice_is_left_out_and_told(tmp_path: Path) -> None:
         (Export(elements={"ImageType": ["DERIVED", "PRIMARY", "MPR"]}), "derived"),
         (Export(description="t2_space_sag"), "not T1w"),
         (Export(elements={"Modality": "CT"}), "not MR"),
+        (Export(description="t1_mp2rage_sag_INV2"), "not T1w"),
+        (Export(description="t1_mp2rage_sag_T1_Images"), "not T1w"),
+        (Export(elements={"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}), "phase image"),
         (Export(elements={"BurnedInAnnotation": "YES"}), "burned-in text"),
         (
             Export(elements={"PatientID": "", "PatientName": "", "PatientBirthDate": ""}),
@@ -219,7 +228,12 @@ def test_content_does_not_depend_on_the_order_of_axes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("sub-1_T2w.nii.gz", "not T1w"), ("sub-1_FLAIR.nii.gz", "not T1w")]
+    ("name", "reason"),
+    [
+        ("sub-1_T2w.nii.gz", "not T1w"),
+        ("sub-1_FLAIR.nii.gz", "not T1w"),
+        ("sub-1_part-phase_T1w.nii.gz", "phase image"),
+    ],
 )
 def test_other_contrasts_are_known_by_the_files_name(tmp_path: Path, name: str, reason: str) -> None:
     nib.save(nib.Nifti1Image(VOXELS, straight()), tmp_path / name)

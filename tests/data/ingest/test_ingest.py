@@ -24,6 +24,7 @@ from hospital import PEOPLE, identifying_values, make_clinical, make_export
 
 from ldae.data.cohort import read_cohort
 from ldae.data.ingest import Summary, ingest
+from ldae.data.ingest.deidentify import write_key
 from ldae.data.ingest.review import agreement, read_review
 from ldae.errors import InputError
 
@@ -36,6 +37,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospital")
     make_export(folder / "export")
     make_clinical(folder / "visits.csv")
+    # a drawn key would, once in many, shift a day onto another subject's true one
+    write_key(folder / "secret.json", {"secret": "5e" * 32})
     return folder
 
 
@@ -254,6 +257,17 @@ def test_only_what_is_new_is_worked_on(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "2", head(seed=2), straight(), export=whole, uid="2.25.5")
     assert ingest(tmp_path / "in", tmp_path / "out", key=key, min_slices=20).accepted == 2
     assert scan.stat().st_mtime_ns == before
+
+
+def test_studies_without_dates_stay_apart(tmp_path: Path) -> None:
+    for number in (1, 2):
+        export = Export(date="", elements={"PatientAge": ""})
+        write_series(tmp_path / "in" / f"{number}", head(seed=number), straight(), export=export)
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.subjects) == (2, 1)
+    frame = read_cohort(tmp_path / "out" / "cohort.csv")
+    assert frame["session"].tolist() == ["ses-1", "ses-2"]
+    assert frame["flags"].tolist() == ["order unknown, as dates are missing"] * 2
 
 
 def test_pseudonyms_depend_on_the_key(cohort: Path, hospital: Path, tmp_path: Path) -> None:

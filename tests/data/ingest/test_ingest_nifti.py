@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -115,6 +116,47 @@ def test_plain_files_are_taken_by_folder_or_name(tmp_path: Path) -> None:
         "localiser": 1,
     }
     assert read_cohort(tmp_path / "out" / "cohort.csv")["flags"].tolist() == ["contrast not told by the name"]
+
+
+def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) -> None:
+    """As in a dataset of which only a part was fetched: the rest are links to nowhere."""
+    gone = dataset / "sub-P4" / "ses-01" / "anat"
+    for path in [*gone.iterdir(), dataset / "scan.dcm"]:
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path / "nowhere")
+    os.mkfifo(dataset / "pipe")
+    summary = ingest(dataset, tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.rejected) == (4, {"not T1w": 5, "not a whole, readable 3D scan": 1})
+
+
+def test_what_no_stage_would_take_is_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a_t1.nii.gz", seed=1)
+    image = nib.load(tmp_path / "in" / "a_t1.nii.gz")
+    values = image.get_fdata()
+    nib.save(
+        nib.Nifti1Image((values - values.mean()) / values.std(), image.affine), tmp_path / "in" / "b_t1.nii"
+    )
+    summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    assert (summary.accepted, summary.rejected) == (1, {"intensities below zero or without contrast": 1})
+
+
+def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
+    """Neither when scans are rejected, nor when others come, nor by another seed."""
+    source, table = tmp_path / "in", tmp_path / "out" / "cohort.csv"
+    for number in range(4):
+        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+    assert ingest(source, table.parent, min_slices=20).split == {"train": 1, "val": 1, "cal": 1, "test": 1}
+    before = dict(pd.read_csv(table)[["subject", "split"]].to_numpy())
+    (source / "p0").rename(tmp_path / "p0")
+    fewer = ingest(source, table.parent, min_slices=20, seed=3)
+    assert sum(fewer.split.values()) == 3
+    assert before.items() >= dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items()
+    (tmp_path / "p0").rename(source / "p0")
+    for number in range(4, 8):
+        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+    more = ingest(source, table.parent, min_slices=20, seed=3)
+    assert more.split == {"train": 5, "val": 1, "cal": 1, "test": 1}
+    assert dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items() >= before.items()
 
 
 def test_a_wrong_source_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

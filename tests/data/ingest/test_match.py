@@ -94,3 +94,19 @@ def test_the_table_is_read_or_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"date must be written like 2019-03-12 .* in row 3 of") as error:
         read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
     assert "03/12/2019" not in str(error.value)
+
+
+def test_a_scan_without_a_date_says_that_its_visit_may_be_far() -> None:
+    found = matched(scan(days=None), visit("AD"))
+    assert found.facts["diagnosis"] == "AD"
+    assert found.flags == ["diagnosis of a visit whose distance is unknown, as the scan has no date"]
+    assert not matched(scan(days=None), visit("AD", days=None)).flags
+
+
+@pytest.mark.parametrize(("age", "flags"), [(71.9, 0), (76, 1)])
+def test_ages_of_two_people_are_told(age: float, flags: int) -> None:
+    record = scan()
+    record.facts["age"] = 70.0
+    found = matched(record, visit("AD", age=age))
+    assert found.flags == ["age differs between header and table"][:flags]
+    assert found.facts["age"] == 70

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from known_heads import in_place, make_cohort, turned
+from scipy import ndimage
 
 from ldae.cli.main import main
 from ldae.data.cohort import read_cohort
@@ -81,6 +82,8 @@ def test_brains_are_a_cohort_and_a_bids_derivative(result: Preprocessed, out: Pa
     assert frame["subject"].tolist() == ["1", "2"]
     assert (frame["overlap"] > 0.9).all()
     assert (frame["similarity"] > 0.6).all()  # the bias is still in
+    assert (frame["kept"] > 0.9).all()
+    assert (frame["beyond"] == 0).all()
     assert len(read_cohort(out)) == 2  # as a BIDS dataset too, without the one that does not fit
     assert not list(out.glob("sub-3*/**/*.nii.gz"))
     stem = "sub-1/ses-1/anat/sub-1_ses-1"
@@ -150,6 +153,24 @@ def test_a_given_mask_is_used_and_a_bad_one_stops_its_scan_only(
         preprocess(study / "masked.csv", tmp_path / "out", masks="brain")
     with pytest.raises(InputError, match="brain must be left out where masks are given"):
         preprocess(study / "masked.csv", tmp_path / "out", masks="mask", brain="hd-bet")
+
+
+def test_a_mask_that_leaves_the_face_in_is_refused(study: Path, tmp_path: Path, without_ants: None) -> None:
+    scan = nib.load(study / "scan1.nii.gz")
+    brain = nib.load(study / "mask1.nii.gz").get_fdata() > 0
+    depth, far = brain.copy(), ndimage.binary_dilation(brain, iterations=4)  # 18 mm
+    depth[: brain.shape[0] // 2] = False
+    for name, mask in (("face", far), ("half", depth)):
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), scan.affine), study / f"{name}.nii.gz")
+    table = pd.read_csv(study / "cohort.csv").iloc[:2].assign(mask=["face.nii.gz", "half.nii.gz"])
+    table.assign(session=["face", "half"]).to_csv(study / "wide.csv", index=False)
+    table = preprocess(study / "wide.csv", tmp_path / "out", masks="mask", spacing=4).table
+    done = table.set_index("session")
+    assert "more than the brain is left" in done["reason"]["ses-face"]
+    assert done["kept"]["ses-face"] == 1
+    assert "a part of the brain is cut off" in done["flags"]["ses-half"]
+    assert done["kept"]["ses-half"] == pytest.approx(0.5, abs=0.1)
+    assert done["beyond"]["ses-half"] == 0
 
 
 def test_names_are_bids_labels_whatever_the_table_calls_them(
@@ -286,3 +307,13 @@ def test_antspyx_brings_the_brain_to_the_template(
     before = Path(row["path"]).stat().st_mtime_ns
     assert main([*command, *words]) == 0
     assert Path(row["path"]).stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_antspyx_makes_the_same_brain_twice(real: Path, tmp_path: Path) -> None:
+    command = ["preprocess", "--cohort", str(real / "cohort.csv"), "--spacing", "4", "--masks", "mask"]
+    found = []
+    for name in ("first", "second"):
+        assert main([*command, "--out", str(tmp_path / name / "out")]) == 0
+        found.append(contents(tmp_path / name / "out"))
+    assert found[0] == found[1]
