@@ -151,7 +151,6 @@ class Derivative:
             )
         self._describe_dataset()
         self._describe(desc, description)
-        scan.save(path)
         document = {
             "Description": description,
             "Synthetic": True,
@@ -159,7 +158,10 @@ class Derivative:
             "GeneratedBy": _generated_by(),
             **details,
         }
-        write_json(sidecar, document)
+        with atomic_path(path) as temporary:
+            scan.save(temporary)
+            # An image whose sidecar was never written, as the process was killed, would look like another's.
+            write_json(sidecar, document)
         return path
 
     def _describe_dataset(self) -> None:

@@ -110,6 +110,17 @@ def test_another_dataset_is_not_written_into(pipe: LDAEPipeline, scans: list[str
         write(pipe, scans[0], tmp_path)
 
 
+def test_no_image_is_left_without_its_sidecar(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> None:
+    """Else the same command, begun again, would take what it wrote itself for another's."""
+    folder = tmp_path / "sub-00" / "ses-1" / "anat"
+    (folder / "sub-00_ses-1_desc-test_T1w.json").mkdir(parents=True)
+    with pytest.raises(OSError, match="desc-test_T1w"):
+        write(pipe, scans[0], tmp_path)
+    assert not list(folder.glob("*.nii.gz"))
+    (folder / "sub-00_ses-1_desc-test_T1w.json").rmdir()
+    assert write(pipe, scans[0], tmp_path).is_file()
+
+
 def test_another_s_file_is_not_replaced(pipe: LDAEPipeline, scans: list[str], tmp_path: Path) -> None:
     path = write(pipe, scans[0], tmp_path)
     write(pipe, scans[0], tmp_path)
