@@ -122,5 +122,5 @@ def _report_gaps(root: Path, known: Mapping[str, object], scanned: set[str]) -> 
 
 def _as_table(rows: list[tuple[int | None, Record]], faults: list[Fault]) -> Table:
     header = list(dict.fromkeys(name for _, row in rows for name in row))
-    cells = [[row.get(name, "") for name in header] for _, row in rows]
+    cells = [tuple(row.get(name, "") for name in header) for _, row in rows]
     return Table(header, cells, [line or 0 for line, _ in rows], faults)

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
@@ -70,7 +71,7 @@ class Table:
     """
 
     header: list[str]
-    rows: list[list[str]]
+    rows: list[tuple[str, ...]]
     lines: list[int]
     faults: list[Fault]
     ending: str = "\n"
@@ -83,10 +84,10 @@ class Table:
     def with_column(self, name: str, cells: Sequence[str]) -> Table:
         """The table with a column added at the end, or replaced where it stands."""
         if name not in self.header:
-            rows = [[*row, cell] for row, cell in zip(self.rows, cells, strict=True)]
+            rows = [(*row, cell) for row, cell in zip(self.rows, cells, strict=True)]
             return replace(self, header=[*self.header, name], rows=rows)
         place = self.header.index(name)
-        rows = [[*row[:place], cell, *row[place + 1 :]] for row, cell in zip(self.rows, cells, strict=True)]
+        rows = [(*row[:place], cell, *row[place + 1 :]) for row, cell in zip(self.rows, cells, strict=True)]
         return replace(self, rows=rows)
 
 
@@ -116,34 +117,39 @@ def read_table(path: Path) -> Table:
             f"A cohort must be a CSV file in UTF-8, got binary data in {path}. Export the table as CSV."
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path), strict=True)
+    lines: list[int] = []
+    rows: list[tuple[str, ...]] = []  # not lists: tuples of text cost the garbage collector nothing
     try:
-        records = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                lines.append(reader.line_num)
+                rows.append(tuple(cells))
     except csv.Error as error:
         raise InputError(
             f"A cohort must be a CSV file, got {path}: line {reader.line_num}: {error}."
         ) from error
-    if not records:
+    if not rows:
         raise InputError(f"A cohort must have a header and rows, got an empty file {path}.")
-    header = [cell.strip() for cell in records[0][1]]
+    header = [cell.strip() for cell in rows[0]]
     if "" in header or len(set(header)) < len(header):
         raise InputError(
             f"Columns must have names, each its own, got {header} in {path}. Correct the first line."
         )
-    return replace(_table(header, records[1:]), ending="\r\n" if "\r\n" in text else "\n")
+    return replace(_table(header, rows[1:], lines[1:]), ending="\r\n" if "\r\n" in text else "\n")
 
 
 def _delimiter(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def _table(header: list[str], records: list[tuple[int, list[str]]]) -> Table:
-    whole = [(line, cells) for line, cells in records if len(cells) == len(header)]
+def _table(header: list[str], rows: list[tuple[str, ...]], lines: list[int]) -> Table:
+    whole = [len(cells) == len(header) for cells in rows]
     faults = [
         Fault(line, None, f"must have {len(header)} cells as the header has, got {len(cells)}")
-        for line, cells in records
-        if len(cells) != len(header)
+        for line, cells, kept in zip(lines, rows, whole, strict=True)
+        if not kept
     ]
-    return Table(header, [cells for _, cells in whole], [line for line, _ in whole], faults)
+    return Table(header, list(compress(rows, whole)), list(compress(lines, whole)), faults)
 
 
 def write_table(path: Path, table: Table) -> None:

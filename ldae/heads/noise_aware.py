@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ldae.heads.checks import check_number
+from ldae.heads.checks import check_arrays, check_number, check_option
 from ldae.heads.classifier import TrainingSet
+from ldae.heads.noise_gauge import NoiseGauge
 from ldae.heads.noised_network import NoisedClassifier, NoisedTraining, fit_noised
 from ldae.heads.shaped import ShapedClassifier, frozen, mean_and_disagreement, one_by_one
 from ldae.heads.stacked import load_arrays, seeded, subset, to_arrays
 from ldae.heads.uncertainty import softmax_uncertainty
 
-NETWORK = "network."
+NETWORK, GAUGE = "network.", "gauge."
 TOP_LEVEL = 1000
+
+JudgedAt = Literal["estimate", "clean", "average"]
 
 
 class NoiseAwareClassifier(ShapedClassifier):
@@ -31,12 +34,16 @@ class NoiseAwareClassifier(ShapedClassifier):
     training acts as ridge does, and leaves a classifier that also judges z_t on the way down. The number of
     epochs is the best for the first fold, held out; the head is then fitted on all codes for as many.
 
+    A code x to judge is taken for z_0 + sigma eps with the sigma that `NoiseGauge` finds most likely, and
+    judged as z_t = sqrt(A_t) x at the level t of that noise: the more noise, the less is said.
+
     Args:
         latent_shape: (C, h, w, d) of latents that come as flat rows; None takes rows for codes, and the shape
             of [N, C, h, w, d] from there.
-        highest_level: Judge a code as it is (0), or as the mean over `draws` noised versions at levels up to
-            this one, 1000 at most.
-        draws: Number of noised versions; the same noise for every scan.
+        judged_at: Judge a code at the level of noise that it is estimated to carry ("estimate"), as one that
+            carries none ("clean"), or as the mean over noised versions of it ("average").
+        highest_level: Of the noised versions, 1000 at most.
+        draws: Number of noised versions, at even levels; the same noise for every scan.
         clean: Share of clean codes in training.
         hidden: Widths of the MLP's hidden layers.
         width: Channels of the residual network.
@@ -53,6 +60,7 @@ class NoiseAwareClassifier(ShapedClassifier):
         positive_label_: Positive class; None past two classes when none was named.
         epochs_: The number of epochs that was chosen.
         latent_shape_: Shape of a latent; None for codes.
+        gauge_: What tells the level of noise.
 
     Example:
         >>> import numpy as np
@@ -67,12 +75,14 @@ class NoiseAwareClassifier(ShapedClassifier):
 
     network_: NoisedClassifier
     epochs_: int
+    gauge_: NoiseGauge
 
     def __init__(
         self,
         *,
         latent_shape: Sequence[int] | None = None,
-        highest_level: int = 0,
+        judged_at: JudgedAt = "estimate",
+        highest_level: int = 400,
         draws: int = 16,
         clean: float = 0.5,
         hidden: Sequence[int] = (64,),
@@ -86,6 +96,7 @@ class NoiseAwareClassifier(ShapedClassifier):
         random_state: int | None = 0,
     ) -> None:
         self.latent_shape = latent_shape
+        self.judged_at = judged_at
         self.highest_level = highest_level
         self.draws = draws
         self.clean = clean
@@ -113,6 +124,7 @@ class NoiseAwareClassifier(ShapedClassifier):
                 folds=(torch.from_numpy(first[0]), torch.from_numpy(first[1])),
             )
         self.network_ = frozen(network)
+        self.gauge_ = NoiseGauge.fit(_rows(rows[0]), folds=training.folds)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class [N, C], columns in the order of `classes_`."""
@@ -129,21 +141,24 @@ class NoiseAwareClassifier(ShapedClassifier):
             InputError: No such level, or another shape than fitted on.
         """
         check_number("level", level, least=0, most=TOP_LEVEL)
-        values = torch.from_numpy(self._checked(noised)).float()
-        values = values.reshape(-1, *self._shape)
-        told = torch.tensor([level])
-        return one_by_one(lambda row: self.network_(row[None], told)[0].double().softmax(0), values)
+        values = torch.from_numpy(self._checked(noised)).float().reshape(-1, *self._shape)
+        return self._posterior(values, torch.full((len(values),), int(level)))
+
+    def levels(self, X: ArrayLike) -> NDArray[np.intp]:
+        """The level of noise that each code or latent is estimated to carry [N]: 0 for none, t + 1 for t."""
+        return self.gauge_.levels(_rows(self._standardised(self._checked(X))))
 
     def uncertainty(self, X: ArrayLike) -> pd.DataFrame:
-        """A row a code: entropy, least_confidence, and disagreement between its noised versions, in nats."""
+        """A row a code: entropy, least_confidence, disagreement between noised versions (nats), and level."""
         chances, disagreement = self._judged(X)
-        return softmax_uncertainty(chances).assign(disagreement=disagreement)
+        return softmax_uncertainty(chances).assign(disagreement=disagreement, level=self.levels(X))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The fitted head as a JSON-able dictionary and named arrays."""
         self._check_fitted()
-        weights = {f"{NETWORK}{name}": array for name, array in to_arrays(self.network_).items()}
-        return self._config() | {"epochs": self.epochs_}, self._own_arrays() | weights
+        arrays = {f"{NETWORK}{name}": array for name, array in to_arrays(self.network_).items()}
+        arrays |= {f"{GAUGE}{name}": array.copy() for name, array in vars(self.gauge_).items()}
+        return self._config() | {"epochs": self.epochs_}, self._own_arrays() | arrays
 
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
@@ -155,10 +170,15 @@ class NoiseAwareClassifier(ShapedClassifier):
         head = cls._reshaped(config, arrays)
         head.epochs_ = int(config["epochs"])
         head.network_ = frozen(load_arrays(head._network(), subset(arrays, NETWORK), head=cls.__name__))
+        gauge = subset(arrays, GAUGE)
+        count = len(gauge.get("directions", ()))
+        shapes = {"directions": (count, head.n_features_in_), "variances": (count + 1,)}
+        head.gauge_ = NoiseGauge(**check_arrays(gauge, shapes=shapes, head=cls.__name__))
         return head
 
     def _check_options(self) -> None:
-        check_number("highest_level", self.highest_level, least=0, most=TOP_LEVEL)
+        check_option("judged_at", self.judged_at, allowed=get_args(JudgedAt))
+        check_number("highest_level", self.highest_level, least=1, most=TOP_LEVEL)
         check_number("draws", self.draws, least=1)
         check_number("clean", self.clean, least=0, most=1)
         check_number("epochs", self.epochs, least=1)
@@ -172,13 +192,34 @@ class NoiseAwareClassifier(ShapedClassifier):
     def _judged(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Class probabilities [N, C], and what the noised versions disagree by [N]."""
         values = self._standardised(self._checked(X))
-        draws = self.draws if self.highest_level else 1
-        level = torch.linspace(self.highest_level / draws, self.highest_level, draws).round().long()
-        noise = torch.randn((draws, *self._shape), generator=torch.Generator().manual_seed(self.seed_))
+        if self.judged_at == "average":
+            return mean_and_disagreement(one_by_one(self._judge_noised, values))
+        levels = self.levels(X) if self.judged_at == "estimate" else np.zeros(len(values), dtype=np.intp)
+        return self._judge_at(values, levels), np.zeros(len(values))
 
-        def judge(row: Tensor) -> Tensor:
-            z = self.network_.noised(row.expand_as(noise), noise, level)
-            chances: Tensor = self.network_(z, level).double().softmax(1)
-            return chances
+    def _judge_at(self, values: Tensor, levels: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Class probabilities [N, C] of codes that carry noise of these levels."""
+        told = torch.from_numpy(levels)
+        return self._posterior(self.network_.signal_of(told, values.ndim).sqrt() * values, told)
 
-        return mean_and_disagreement(one_by_one(judge, values))
+    def _posterior(self, noised: Tensor, levels: Tensor) -> NDArray[np.float64]:
+        """p(y | z_t, t) [N, C] of codes that carry noise at levels [N]."""
+        with torch.no_grad():
+            # One at a time, as in `one_by_one`, but each with its level.
+            logits = [
+                self.network_(row.clone()[None], level[None])[0]
+                for row, level in zip(noised, levels, strict=True)
+            ]
+            return torch.stack(logits).double().softmax(1).numpy()
+
+    def _judge_noised(self, row: Tensor) -> Tensor:
+        """Class probabilities [R, C] of a code's noised versions."""
+        level = torch.linspace(self.highest_level / self.draws, self.highest_level, self.draws).round().long()
+        noise = torch.randn((self.draws, *self._shape), generator=torch.Generator().manual_seed(self.seed_))
+        z = self.network_.noised(row.expand_as(noise), noise, level)
+        chances: Tensor = self.network_(z, level).double().softmax(1)
+        return chances
+
+
+def _rows(values: Tensor) -> NDArray[np.float64]:
+    return values.double().flatten(1).numpy()

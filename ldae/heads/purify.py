@@ -168,6 +168,7 @@ class PurifyClassifier(DiffusionBased):
         else:
             base = NoiseAwareClassifier(
                 latent_shape=self.latent_shape_,
+                judged_at="clean",
                 width=self.channels,
                 folds=self.folds,
                 random_state=self.seed_,

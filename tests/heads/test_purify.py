@@ -42,7 +42,9 @@ def on_latents() -> tuple[PurifyClassifier, Any, Any]:
 
 def test_level_0_is_the_base_classifier(fitted: Any, on_latents: Any) -> None:
     for (head, values, labels), base in zip(
-        (fitted, on_latents), (LinearProbe(folds=2), NoiseAwareClassifier(folds=2, width=4)), strict=True
+        (fitted, on_latents),
+        (LinearProbe(folds=2), NoiseAwareClassifier(folds=2, width=4, judged_at="clean")),
+        strict=True,
     ):
         still = PurifyClassifier(**{**head.get_params(), "level": 0, "draws": 1})
         base.set_params(random_state=head.seed_).fit(values, labels)

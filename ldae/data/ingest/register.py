@@ -26,6 +26,9 @@ TRANSFORMS = {"affine": "Affine", "syn": "SyN"}
 SPACE = "MNI152NLin2009aSym"
 # Millimetres around the brain of the template in which a whole head is compared with it: the dark fluid.
 AROUND = 4
+# Finest spacing, in mm, at which an affine transform is fitted. At 1 mm an adult's whole head took 443 s of a
+# CPU instead of 142, and the two masks agree to a Dice of 0.996.
+COARSE = 2
 # Millimetres from the template's brain at which a mask holds scalp or face, however a brain is shaped.
 FAR = 10
 
@@ -72,61 +75,76 @@ def register(
         spacing: Of the template, in mm.
         scratch: A folder for transforms.
     """
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
-    template, inside = load_mni152_template(resolution=spacing), load_mni152_brain_mask(resolution=spacing)
+    template = _template(spacing)
     with _deterministic(scratch) as ants:
-        fixed = ants.from_nibabel_nifti(template)
+        fixed, inside = (ants.from_nibabel_nifti(image) for image in template)
         head = ants.image_read(str(scan))
         head = ants.n4_bias_field_correction(head, mask=ants.get_mask(head), shrink_factor=4)
         brain = None if mask is None else head.new_image_like(mask.astype(np.float32))
+        found = _fit(ants, head, brain=brain, transform=transform, spacing=spacing)
         if brain is None:
-            template_brain = ants.from_nibabel_nifti(inside)
-            found = _fit_whole_head(
-                ants, fixed, head, inside=template_brain, spacing=spacing, transform=transform
-            )
-            brain = _carry_back(ants, found, head, template_brain)
-        else:
-            found = ants.registration(fixed, head * brain, type_of_transform=TRANSFORMS[transform])
+            brain = _carry_back(ants, found, head, inside)
         there = ants.apply_transforms(fixed, head * brain, found["fwdtransforms"], interpolator="linear")
         bright = ants.threshold_image(there, "Otsu", 1).numpy() > 0
         shown = ants.apply_transforms(fixed, brain, found["fwdtransforms"], interpolator="linear")
-    values, known = there.numpy().astype(np.float32), np.asarray(inside.dataobj) > 0
+    values, known = there.numpy().astype(np.float32), inside.numpy() > 0
     kept, beyond = check_mask(shown.numpy() > 0.5, known, spacing=spacing)
     return Registered(
         head=head.numpy().astype(np.float32),
         mask=brain.numpy() > 0.5,
         brain=values,
-        affine=np.asarray(template.affine, dtype=np.float64),
+        affine=np.asarray(template[0].affine, dtype=np.float64),
         template_mask=known,
         overlap=dice(bright, known),
-        similarity=float(np.corrcoef(values[known], np.asarray(template.dataobj)[known])[0, 1]),
+        similarity=float(np.corrcoef(values[known], fixed.numpy()[known])[0, 1]),
         kept=kept,
         beyond=beyond,
     )
 
 
-def _fit_whole_head(
-    ants: Any, fixed: Any, head: Any, *, inside: Any, spacing: int, transform: str
-) -> dict[str, Any]:
-    """A whole head to a template that is a brain alone.
+def _template(spacing: int) -> tuple[Any, Any]:
+    """The template and its brain mask, as nibabel images."""
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
-    Only in and closely around the template's brain are they compared, and their size is left alone at first.
-    Mutual information would then blow the head up until the mask holds nothing but brain; the correlation of
-    intensities needs the dark fluid around the brain where the template has it.
+    return load_mni152_template(resolution=spacing), load_mni152_brain_mask(resolution=spacing)
+
+
+def _fit(ants: Any, head: Any, *, brain: Any | None, transform: str, spacing: int) -> dict[str, Any]:
+    """From the template to the scan: affine on a grid that is coarse enough for it, a warp on the finest."""
+    found = _fit_affine(ants, head, brain=brain, spacing=max(spacing, COARSE))
+    if transform == "affine":
+        return found
+    start = found["fwdtransforms"][0]
+    return _registration(
+        ants, head, brain=brain, spacing=spacing, type_of_transform="SyNOnly", initial_transform=start
+    )
+
+
+def _fit_affine(ants: Any, head: Any, *, brain: Any | None, spacing: int) -> dict[str, Any]:
+    """A brain straight away; a whole head in steps, as it is compared with a template that is a brain alone.
+
+    Its size is left alone at first: mutual information would blow the head up until the mask holds nothing
+    but brain. The correlation of intensities needs the dark fluid around the brain where the template has it.
     """
-    around = ants.iMath(inside, "MD", max(1, round(AROUND / spacing)))
-    where = {"mask": around, "mask_all_stages": True}
+    if brain is not None:
+        return _registration(ants, head, brain=brain, spacing=spacing, type_of_transform="Affine")
     correlation = {"aff_metric": "GC", "aff_sampling": 1, "aff_random_sampling_rate": 1.0}
-    found: dict[str, Any] = ants.registration(fixed, head, type_of_transform="Rigid", **where)
+    found = _registration(ants, head, brain=None, spacing=spacing, type_of_transform="Rigid")
     for step in ("Similarity", "Affine"):
-        start = found["fwdtransforms"][0]
-        found = ants.registration(
-            fixed, head, type_of_transform=step, initial_transform=start, **where, **correlation
-        )
-    if transform == "syn":
-        start = found["fwdtransforms"][0]
-        found = ants.registration(fixed, head, type_of_transform="SyNOnly", initial_transform=start, **where)
+        options = {"type_of_transform": step, "initial_transform": found["fwdtransforms"][0], **correlation}
+        found = _registration(ants, head, brain=None, spacing=spacing, **options)
+    return found
+
+
+def _registration(ants: Any, head: Any, *, brain: Any | None, spacing: int, **options: Any) -> dict[str, Any]:
+    """One call of ANTs: of a brain everywhere, of a whole head in and closely around the template's brain."""
+    fixed, inside = (ants.from_nibabel_nifti(image) for image in _template(spacing))
+    found: dict[str, Any]
+    if brain is not None:
+        found = ants.registration(fixed, head * brain, **options)
+    else:
+        around = ants.iMath(inside, "MD", max(1, round(AROUND / spacing)))
+        found = ants.registration(fixed, head, mask=around, mask_all_stages=True, **options)
     return found
 
 
