@@ -5,8 +5,8 @@
 
 Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
 read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
-Every point is measured in a process of its own, after the smallest size: seconds of the CPU, the least of
-five times (of as many as fit into ten seconds), and memory at the most. Writes growth.png and growth.json.
+Time is that of the CPU, the least of five rounds over all sizes; memory is measured for each size in a
+process of its own, after the smallest. Writes growth.png and growth.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ldae.nets.blocks import to_channels_last
 SIZES = ((32, 40, 32), (48, 60, 48), (64, 80, 64), (96, 120, 96), (128, 160, 128))
 COHORTS = (100, 300, 1000, 3000, 10_000)
 LATENT = (3, 8, 10, 8)
-TIMES, ENOUGH = 5, 10.0  # how often a point is measured, and the seconds after which it was often enough
+ROUNDS = 5  # the machine's speed drifts: sizes are compared within a round
 
 
 def one_volume(size: tuple[int, int, int]) -> None:
@@ -77,26 +77,37 @@ def latent_store(scans: int) -> None:
         store.compute_stats(keys)
 
 
-def _measured(work: Callable[[Any], None], size: Any, smallest: Any) -> tuple[float, float]:
-    """Seconds of the CPU, and MiB at the most above those that the smallest size took."""
+def seconds_in_turns(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[float]:
+    """Seconds of the CPU for each size, the least of some rounds over all sizes."""
     torch.set_num_threads(1)
-    work(smallest)  # libraries are imported now
+    work(sizes[0])  # libraries are imported now
+    found = [np.inf] * len(sizes)
+    for _ in range(ROUNDS):
+        for place, size in enumerate(sizes):
+            start = time.process_time()
+            work(size)
+            found[place] = min(found[place], time.process_time() - start)
+    return found
+
+
+def _memory(work: Callable[[Any], None], size: Any, smallest: Any) -> float:
+    torch.set_num_threads(1)
+    work(smallest)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds: list[float] = []
-    while len(seconds) < TIMES and sum(seconds) < ENOUGH:
-        start = time.process_time()
-        work(size)
-        seconds.append(time.process_time() - start)
-    return min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    work(size)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        return pool.apply(function, arguments)
 
 
 def measure(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[tuple[float, float]]:
-    """Seconds and MiB of each size, each in a process of its own."""
-    found = []
-    for size in sizes:
-        with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-            found.append(pool.apply(_measured, (work, size, sizes[0])))
-    return found
+    """Seconds of each size, and MiB at the most above those that the smallest took."""
+    seconds = _alone(seconds_in_turns, work, sizes)
+    mib = [_alone(_memory, work, size, sizes[0]) for size in sizes]
+    return list(zip(seconds, mib, strict=True))
 
 
 def slopes(sizes: Sequence[float], values: Sequence[float]) -> list[float]:
