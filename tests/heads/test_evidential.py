@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ldae.errors import CheckpointError, InputError
-from ldae.heads import EvidentialClassifier
+from ldae.heads import EvidentialClassifier, evidential
 from ldae.heads.evidential_losses import (
     LOSSES,
     annealed,
@@ -165,6 +165,45 @@ def test_modulation_starts_as_the_identity_and_learns_from_context() -> None:
         aware.uncertainty(unknown)["least_confidence"].mean()
         > aware.uncertainty(table)["least_confidence"].mean()
     )
+
+
+def test_strength_of_the_modulation_is_the_mean_square_of_gate_times_gamma() -> None:
+    code = torch.randn(1, 5, 2)
+    modulation = HaC(2)
+    with torch.no_grad():
+        assert modulation.strength(code).eq(0).all()
+        modulation.change.bias[0, 0] = torch.tensor([2.0, 4.0, 9.0, 9.0])  # gamma, then beta, which is not in
+        modulation.gate.bias.zero_()
+        modulation.gate.weight.zero_()
+        # a = 1/2: the mean of (1/2 * 2)^2 and (1/2 * 4)^2
+        torch.testing.assert_close(modulation.strength(code), torch.full((1, 5), 2.5))
+
+
+def test_strength_is_how_much_of_itself_a_code_is_changed() -> None:
+    code, context = torch.randn(2, 5, 3), torch.randn(2, 5, 4)
+    context[0, 1] = torch.nan
+    modulation = HaC(3, 4, networks=2).eval()
+    with torch.no_grad():
+        modulation.change.weight[..., :3].normal_()
+        modulation.gate.weight.normal_()
+        own = (modulation(code, context) / code - 1).square().mean(2)
+        torch.testing.assert_close(modulation.strength(code, context), own, rtol=1e-3, atol=1e-5)
+
+
+def test_training_restrains_the_modulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, labels = blobs(3, width=6, distance=1.0)
+    strengths = []
+    for weight in (evidential.MODULATION_WEIGHT, 0.0):
+        monkeypatch.setattr(evidential, "MODULATION_WEIGHT", weight)
+        head = EvidentialClassifier(modulation=True, epochs=40, learning_rate=0.01, folds=2).fit(
+            codes, labels
+        )
+        standardised = torch.from_numpy((codes - head.mean_) / head.scale_)[None]
+        strength = head.network_.strength(standardised)
+        assert isinstance(strength, torch.Tensor)
+        strengths.append(float(strength.mean()))
+    restrained, free = strengths
+    assert 0 < restrained < free / 100
 
 
 def test_a_scan_does_not_depend_on_its_batch() -> None:
