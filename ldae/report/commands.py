@@ -23,6 +23,9 @@ OPTIONS = {
     "solver": "--solver",
     "solvers": "--solver",
     "target": "--target",
+    "by": "--by",
+    "compared": "--heads",
+    "context": "--context",
     "target_class": "--target-class",
     "thorough": "--thorough",
     "quick": "--quick",
@@ -52,6 +55,7 @@ def _usual(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the evaluation where nothing is named."""
     evaluate = getattr(import_module(f"ldae.evaluation.{name}"), f"evaluate_{name}")
     usual = {key: one.default for key, one in signature(evaluate).parameters.items()}
+    usual = {key: list(one) if isinstance(one, tuple) else one for key, one in usual.items()}
     if "levels" in given:
         usual["levels"] = usual.pop("steps")
     if "solvers" in given:

@@ -17,6 +17,7 @@ from ldae.report.evaluation_tables import (
     comparison_table,
     interpolation_table,
     reconstruction_table,
+    sites_table,
     solvers_table,
     truth_table,
 )
@@ -124,6 +125,11 @@ CHAPTERS: Sequence[Chapter] = (
             Part(robustness_tables, f"evaluation/robustness/{TABLE}", ""),
             Part(robustness_pictures, f"evaluation/robustness/{TABLE}", ""),
         ),
+    ),
+    Chapter(
+        "Heads at another site",
+        "Every site left out of the fitting in its turn; the encoder has seen its scans, without labels.",
+        (Part(sites_table, f"evaluation/sites/{TABLE}", ""),),
     ),
     Chapter(
         "Is the code used?",

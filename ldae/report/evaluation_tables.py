@@ -11,6 +11,9 @@ import pandas as pd
 from ldae.evaluation.counterfactual import TRUTH_TABLE
 from ldae.evaluation.known_counterfactual import ADDED, DECODED
 from ldae.evaluation.record import TABLE, read_result
+from ldae.evaluation.site_folds import ALL, AS_FEW, WITHOUT
+from ldae.evaluation.site_scores import POOLED
+from ldae.evaluation.sites import NAME as SITES
 from ldae.evaluation.solvers import NAME as SOLVERS
 from ldae.evaluation.sweep import AUTOENCODER, LDDIM, WHOLE
 from ldae.report.elements import Table
@@ -104,6 +107,34 @@ def solvers_table(run: Run) -> Table:
         heading="{kind}",
         caption="Up to noise and back by every solver, in so many network calls; 95 % over subjects.",
         command=run.evaluation(SOLVERS),
+    )
+
+
+def sites_table(run: Run) -> Table:
+    """Heads at sites that they have not seen, and fitted on all sites."""
+    frame = run.table(SITES, TABLE)
+    result = read_result(run.run_dir / "evaluation" / SITES)
+    order = [WITHOUT, ALL, AS_FEW]
+    frame = frame[frame["site"] == POOLED].sort_values(
+        "fitted", key=lambda column: column.map(order.index), kind="stable"
+    )
+    return make_table(
+        frame,
+        [
+            Column("head", "head"),
+            Column("balanced_accuracy", "balanced accuracy", ".3f"),
+            Column("auc", "AUC", ".3f"),
+            Column("nll", "NLL", ".3f"),
+            Column("ece", "calibration error", ".3f"),
+        ],
+        group=["fitted"],
+        heading="fitted {fitted}",
+        caption=(
+            f"{result['scans']} test scans of {result['sites']} values of {result['settings']['by']}, each "
+            "judged by heads that were fitted without it, with all, or with as few subjects of all; 95 % "
+            "intervals over subjects."
+        ),
+        command=run.evaluation(SITES),
     )
 
 

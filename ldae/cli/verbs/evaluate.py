@@ -23,6 +23,7 @@ NAMES = {
     "calibration": "whether a head knows when it does not know: calibration, conformal sets, referral",
     "explanation": "which voxels, slices and numbers of the code make a head say what it says",
     "robustness": "every head on corrupted and attacked scans, and on scans that no head was made for",
+    "sites": "what heads are worth at a site that they have not seen: one after another is left out",
     "sampling": "whether drawn scans are like real ones, as various, and not copies",
 }
 SAMPLING = ("split", "steps", "decode_steps", "solver", "limit")
@@ -35,6 +36,7 @@ OPTIONS = {
     "calibration": ("split", "by"),
     "explanation": (*SAMPLING, "target_class"),
     "robustness": ("target", "quick"),
+    "sites": ("target", "by", "compared", "context", "quick"),
     "sampling": ("split", "decode_steps", "solver", "limit"),
 }
 HEADED = ("counterfactual", "calibration", "explanation")
@@ -96,7 +98,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare more scans of a synthetic cohort with the truth, in more ways",
     )
     parser.add_argument(
-        "--by", metavar="COLUMN", help="conformal sets that hold within its values, such as site"
+        "--by",
+        metavar="COLUMN",
+        help="calibration: sets that hold within its values; sites: what is left out (default: site)",
+    )
+    parser.add_argument(
+        "--heads",
+        dest="compared",
+        nargs="+",
+        metavar="NAME",
+        help="heads of sites: those of `ldae probe`, hac-context (hac, told the site), mlp-matched (with as "
+        "many parameters as hac) (default: linear evidential hac hac-context mlp-matched)",
+    )
+    parser.add_argument(
+        "--context",
+        nargs="+",
+        metavar="COLUMN",
+        help="what hac-context of sites is told beside the site, such as age",
     )
     parser.add_argument(
         "--target-class",
@@ -104,10 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class that a counterfactual goes to (default: AD), or an explanation speaks of",
     )
     parser.add_argument(
-        "--target", metavar="COLUMN", help="classes that heads tell apart under shift (default: diagnosis)"
+        "--target",
+        metavar="COLUMN",
+        help="classes that the heads of robustness or sites tell apart (default: diagnosis)",
     )
     parser.add_argument(
-        "--quick", action="store_true", default=None, help="a small part of robustness, to see that it runs"
+        "--quick", action="store_true", default=None, help="a small part of robustness, or one seed of sites"
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="so many subjects at most")
     add_seed(parser)
