@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-import torch
+from bisect import bisect_left
+from math import isqrt
 
 from ldae.heads.evidential import EvidenceNetwork
+from ldae.heads.stacked import seeded
 
 
 def modulated_parameters(dim: int, *, classes: int, context: int = 0) -> int:
@@ -18,27 +20,26 @@ def plain_parameters(dim: int, *, classes: int, hidden: tuple[int, ...]) -> int:
     return _count(dim, classes=classes, hidden=hidden, modulation=False, context=0)
 
 
-def matched_hidden(dim: int, *, classes: int, context: int = 0) -> tuple[int, int]:
+def matched_hidden(dim: int, *, classes: int) -> tuple[int, int]:
     """Widths of two hidden layers, as many as HaC has, that come nearest to the number of its parameters.
 
     Args:
         dim: Width of the code.
         classes: Number of classes.
-        context: Width of the context that HaC takes.
     """
-    wanted = modulated_parameters(dim, classes=classes, context=context)
+    wanted = modulated_parameters(dim, classes=classes)
 
-    def missed(width: int) -> int:
-        return abs(plain_parameters(dim, classes=classes, hidden=(width, width)) - wanted)
+    def count(width: int) -> int:
+        return plain_parameters(dim, classes=classes, hidden=(width, width))
 
-    width = 1
-    while missed(width + 1) < missed(width):
-        width += 1
+    widths = range(1, isqrt(wanted) + 2)  # the second layer alone has width squared
+    above = bisect_left(widths, wanted, key=count)
+    width = min(widths[max(above - 1, 0) : above + 1], key=lambda width: abs(count(width) - wanted))
     return width, width
 
 
 def _count(dim: int, *, classes: int, hidden: tuple[int, ...], modulation: bool, context: int) -> int:
-    with torch.device("meta"):
+    with seeded(0):
         network = EvidenceNetwork(
             1, dim=dim, classes=classes, hidden=hidden, modulation=modulation, context=context
         )

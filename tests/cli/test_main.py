@@ -140,7 +140,9 @@ def test_a_split_is_drawn_once(ldae, tmp_path: Path) -> None:
     assert "--overwrite" in said.err
 
 
-@pytest.mark.parametrize("name", ["reconstruction", "code", "comparison", "counterfactual", "interpolation"])
+@pytest.mark.parametrize(
+    "name", ["reconstruction", "code", "comparison", "counterfactual", "interpolation", "sites"]
+)
 def test_every_measurement_takes_what_the_verb_gives(name: str) -> None:
     from inspect import signature
 
