@@ -60,7 +60,7 @@ def evaluate_sites(
     Beside it stands the same head fitted on the training scans of all sites, and on as few subjects of all
     sites as are left without the site; all three are judged on the same test scans. All is done under three
     seeds, and a figure is the mean over them. Intervals are over the judged subjects: what other training
-    subjects would have changed is not in them, but in the range over the draws of as few.
+    subjects would have changed is not in them; the range over the draws of as few gives an idea of it.
 
     The head hac-context is told the site; one that was left out is unknown to it and counts as a learned
     value. mlp-matched is an evidential network without modulation, of as many parameters as hac has. What is

@@ -224,6 +224,12 @@ def evaluated(run_dir: Path, **options: Any) -> Path:
     return evaluate_sites(run_dir / "pipeline", cohort, out=run_dir / "evaluation" / "sites", **options)
 
 
+def test_the_command_ends_with_2_and_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = folder.parents[1]
+    assert main(["evaluate", *WORDS, "--run-dir", str(run_dir), "--by", "scanner"]) == 2
+    assert "by must be a column of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
