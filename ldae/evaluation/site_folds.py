@@ -17,6 +17,7 @@ WITHOUT, ALL, AS_FEW = "without the site", "with all sites", "with as few subjec
 ARMS = (WITHOUT, ALL, AS_FEW)
 FEWEST = 5
 """Subjects of each class that a site needs to be judged, and that the others need to be fitted on."""
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def judged_sites(rows: pd.DataFrame, *, by: str, target: str) -> tuple[list[str]
     sites = [site for site, fault in faults.items() if fault is None]
     said = [f"{by} {site} is not judged: {fault}." for site, fault in faults.items() if fault is not None]
     if not sites:
-        raise InputError(f"by must have a value that can be left out, got none in {by!r}. {' '.join(said)}")
+        raise InputError(
+            f"by must have a value that can be left out, got none of {len(said)} in {by!r}. "
+            f"{' '.join(said[:SHOWN])}{' ...' if len(said) > SHOWN else ''}"
+        )
     return sites, said
 
 
