@@ -237,7 +237,7 @@ def test_the_command_ends_with_2_and_a_sentence(folder: Path, capsys: pytest.Cap
         ({"by": "path"}, "by must tell at least two sites apart, got 'path' with 1 in splits train and test"),
         (
             {"by": "subject"},
-            r"can be left out, got none of \d+ in 'subject'. subject s000 .* needed. \.\.\.$",
+            r"can be left out, got none of \d+ in 'subject'. subject s\d+ is not .* needed. \.\.\.$",
         ),
         ({"target": "age"}, "target must be a column of classes, got numbers in 'age'"),
         ({"target": "diagnosis", "by": "diagnosis"}, "target must be another column than by and context"),
