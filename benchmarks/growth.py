@@ -110,9 +110,9 @@ def measure(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[tuple[flo
     return list(zip(seconds, mib, strict=True))
 
 
-def slopes(sizes: Sequence[float], values: Sequence[float]) -> list[float]:
-    """Exponents of growth from each size to the next."""
-    return [round(float(slope), 2) for slope in np.diff(np.log(values)) / np.diff(np.log(sizes))]
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Exponent of growth, fitted to the three largest sizes."""
+    return round(float(np.polyfit(np.log(sizes[-3:]), np.log(values[-3:]), 1)[0]), 2)
 
 
 def draw(curves: dict[str, tuple[Sequence[float], list[tuple[float, float]]]], path: Path) -> None:
@@ -156,7 +156,7 @@ def main() -> None:
             "sizes": list(sizes),
             "seconds": [round(point[0], 4) for point in points],
             "mib": [round(point[1], 1) for point in points],
-            "exponents_of_seconds": slopes(sizes, [point[0] for point in points]),
+            "exponent_of_seconds": slope(sizes, [point[0] for point in points]),
         }
         for name, (sizes, points) in curves.items()
     }
