@@ -9,6 +9,12 @@ in a process of its own. `resident_gib` is the most that process held; `foretold
 moment. Its estimate leaves out Python with its libraries, and what convolutions keep to themselves. What is
 foretold to need more than 20 GiB is not run. A CPU without bf16 units is several times faster with
 `--precision 32`, which needs more memory.
+
+    python benchmarks/published_size.py --turns 3 --batch 2
+
+lets the same networks pass in float32 and in bf16 in turns: `float32_over_bf16` is how many times longer
+float32 takes, `loss_apart` how far the two losses lie apart on the same noise, relative to the loss. The
+output layers are not zero there, as after the first steps.
 """
 
 from __future__ import annotations
@@ -22,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Result, tell
+from torch import nn
+from turns import Result, in_turns, ratio, tell
 
 from ldae.cli.configs import find_config, read_configs
 from ldae.evaluation.memory import build_stage, measure_need
 from ldae.nets.blocks import to_channels_last
 from ldae.nets.small_convolutions import float32_where_small
+from ldae.nets.unet import UpPath
 
 CONFIGS = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
 GIB = 2**30
@@ -44,19 +52,31 @@ def models() -> tuple[dict[str, Any], tuple[int, int, int]]:
     return {stage: document["model"]["init_args"] for stage, document in documents.items()}, (x, y, z)
 
 
-def one_pass(stage: str, switched: bool, half: bool) -> dict[str, Any]:
-    """Forward and backward once; seconds and the most memory that this process held."""
+def prepared(stage: str, switched: bool) -> Any:
+    """The published networks of a stage, laid out as its training does."""
     torch.manual_seed(0)
     arguments, size = models()
     built = build_stage(stage, arguments, size=size, switched=switched)
     for module in (*built.trained, *built.frozen):
         to_channels_last(module)
         float32_where_small(module)
+    return built
+
+
+def there_and_back(built: Any, half: bool, batch: int = 1) -> float:
+    """Forward and backward once, a batch of random scans; the loss."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        loss = built.loss(batch)
+    loss.backward()
+    return float(loss.detach())
+
+
+def one_pass(stage: str, switched: bool, half: bool) -> dict[str, Any]:
+    """Forward and backward once; seconds and the most memory that this process held."""
+    built = prepared(stage, switched)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        loss = built.loss(1)
-    loss.backward()  # type: ignore[no-untyped-call]
+    there_and_back(built, half)
     seconds = time.perf_counter() - start
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     weights = [p for module in built.trained for p in module.parameters()]
@@ -66,6 +86,29 @@ def one_pass(stage: str, switched: bool, half: bool) -> dict[str, Any]:
         "resident_gib": round(most / GIB, 2),
         "within_limit": most <= LIMIT_GIB * GIB,
         "finite_gradients": all(bool(p.grad.isfinite().all()) for p in weights if p.grad is not None),
+    }
+
+
+def both_precisions(stage: str, switched: bool, turns: int, batch: int) -> dict[str, Any]:
+    """The same networks in float32 and in bf16, in turns."""
+    built = prepared(stage, switched)
+    for module in (*built.trained, *built.frozen):
+        for part in module.modules():
+            if isinstance(part, UpPath):
+                nn.init.normal_(part.output.weight, std=0.01)
+    losses: dict[str, float] = {}
+
+    def work(half: bool) -> None:
+        torch.manual_seed(1)
+        losses["bf16" if half else "float32"] = there_and_back(built, half, batch)
+
+    taken = in_turns({"float32": lambda: work(False), "bf16": lambda: work(True)}, repeats=turns)
+    apart = abs(losses["bf16"] - losses["float32"]) / losses["float32"]
+    return {
+        "batch": batch,
+        "seconds": {name: round(min(times), 2) for name, times in taken.items()},
+        "float32_over_bf16": ratio(taken["float32"], taken["bf16"]),
+        "loss_apart": float(f"{apart:.1e}"),
     }
 
 
@@ -86,21 +129,34 @@ def apart(work: Callable[..., dict[str, Any]], arguments: tuple[object, ...]) ->
         return pool.apply(work, arguments)
 
 
+def sizes(stage: str, half: bool) -> Result:
+    """Memory and time of a stage, as foretold and as measured."""
+    found: Result = {}
+    for switched in (False,) if stage == "denoiser" else (False, True):
+        told = apart(foretold, (stage, switched, half))
+        if told["foretold_gib"] <= LIMIT_GIB:
+            told |= apart(one_pass, (stage, switched, half))
+        found[stage + (", recomputing" if switched else "")] = told
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=tuple(CONFIGS), nargs="*", default=list(CONFIGS))
     parser.add_argument("--precision", choices=("bf16", "32"), default="bf16")
+    parser.add_argument("--turns", type=int, help="passes in each precision, in turns, in place of the sizes")
+    parser.add_argument("--batch", type=int, default=1, help="scans of a pass with --turns")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    half = args.precision == "bf16"
-    result: Result = {"precision": args.precision, "limit_gib": LIMIT_GIB}
+    result: Result = {} if args.turns else {"precision": args.precision, "limit_gib": LIMIT_GIB}
     for stage in args.stage:
-        for switched in (False,) if stage == "denoiser" else (False, True):
-            found = apart(foretold, (stage, switched, half))
-            if found["foretold_gib"] <= LIMIT_GIB:
-                found |= apart(one_pass, (stage, switched, half))
-            result[stage + (", recomputing" if switched else "")] = found
-            print(stage, switched, found, flush=True)
+        found: Result
+        if args.turns:
+            found = {stage: apart(both_precisions, (stage, stage != "denoiser", args.turns, args.batch))}
+        else:
+            found = sizes(stage, args.precision == "bf16")
+        print(found, flush=True)
+        result |= found
     tell(result, out=args.out)
 
 

@@ -216,7 +216,7 @@ class RepresentationStage(Stage):
 
     def networks(self) -> list[nn.Module]:
         """What `compiled` compiles."""
-        return [self.learned.encoder, self.learned.estimator.up, self.frozen.unet.trunk]
+        return [self.learned.encoder, self.learned.estimator.up, self.frozen.unet.trunk, self.frozen.unet.up]
 
     def export(self, folder: Path) -> str:
         """Write the averaged encoder and estimator."""

@@ -198,6 +198,29 @@ def test_the_published_form_takes_steps(branch: Callable[..., Path], train: Trai
         assert changed(stage, part), part
 
 
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same(
+    tiny_run: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as torch.compile does it, without the minutes of a C++ compiler."""
+    compile_with = torch.nn.Module.compile
+    compiled: list[torch.nn.Module] = []
+
+    def note(net: torch.nn.Module) -> None:
+        compiled.append(net)
+        compile_with(net, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    losses = []
+    for switch in (False, True):
+        torch.manual_seed(0)
+        stage = make(tiny_run, compiled=switch)
+        losses.append(train(stage, limit_train_batches=3).callback_metrics["train/loss"])
+    assert len(compiled) == 4
+    assert compiled[2:] == [stage.frozen.unet.trunk, stage.frozen.unet.up]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-5)
+
+
 def test_a_denoiser_of_another_autoencoder_is_refused(branch: Callable[..., Path], train: Train) -> None:
     run = branch("mixed", "autoencoder", "latents", "cache")
     tiny_run = (run / "autoencoder").resolve().parent
