@@ -57,7 +57,8 @@ def split_subjects(
         One split word a row, with the frame's index and the name "split".
 
     Raises:
-        InputError: Fewer than four subjects, or fractions that are not four positive shares of 1.
+        InputError: Fewer than four subjects, fractions that are not four positive shares of 1, or a known
+            word that names no split.
     """
     if (
         len(fractions) != len(SPLITS)
@@ -75,17 +76,21 @@ def split_subjects(
             f"A cohort must have at least {len(SPLITS)} subjects to be split into {', '.join(SPLITS)}, "
             f"got {subjects}. Add subjects, or fill the split column by hand."
         )
+    known = known or {}
+    if strange := sorted(set(known.values()) - set(SPLITS)):
+        raise InputError(
+            f"known must hold the words {', '.join(SPLITS)}, got {', '.join(map(repr, strange))}."
+        )
     counts = _apportion(np.array([len(members) for members in strata]), np.asarray(fractions, dtype=float))
     chosen: dict[str, str] = {}
-    known = known or {}
     for members, sizes in zip(strata, counts, strict=True):
         taken = Counter(known[subject] for subject in members if subject in known)
         free = [size - taken[word] for word, size in zip(SPLITS, sizes, strict=True)]
         words = np.repeat(np.array(SPLITS, dtype=object), np.maximum(free, 0))
         ranked = sorted(set(members) - set(known), key=lambda subject: _draw(subject, seed))
+        # words are left over where another part holds more known subjects than its share
         chosen.update(zip(ranked, words, strict=False))
-    chosen |= {subject: word for subject, word in known.items() if word in SPLITS}
-    return frame["subject"].map(chosen).rename("split")
+    return frame["subject"].map(chosen | dict(known)).rename("split")
 
 
 def _draw(subject: str, seed: int) -> str:

@@ -79,6 +79,18 @@ def test_seed_changes_the_split() -> None:
     assert (split_subjects(frame, seed=0) != split_subjects(frame, seed=1)).any()
 
 
+def test_known_subjects_keep_their_split_and_the_others_fill_up() -> None:
+    frame = cohort(["CN"] * 12 + ["AD"] * 12)
+    known = {f"s{number:04d}": "test" for number in range(6)}
+    words = dict(zip(frame["subject"], split_subjects(frame, known=known), strict=True))
+    assert {word for subject, word in words.items() if subject in known} == {"test"}
+    # CN's share of test is more than full: none of its others is in it, and each has a split
+    assert {words[f"s{number:04d}"] for number in range(6, 12)} <= set(SPLITS) - {"test"}
+    assert set(words.values()) == set(SPLITS)
+    with pytest.raises(InputError, match=r"known must hold the words train, val, cal, test, got 'foo'\."):
+        split_subjects(frame, known={"s0000": "foo"})
+
+
 def test_too_few_subjects_or_wrong_fractions() -> None:
     with pytest.raises(InputError, match=r"at least 4 subjects.*got 3"):
         split_subjects(cohort(["CN", "AD", "MCI"], visits=3))
