@@ -6,10 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PARTIAL = ".partial-"
+ABANDONED = 24 * 3600
+"""Seconds after which a half-written file of another machine is nobody's: no single file takes so long."""
 NETWORKS = ("autoencoder", "denoiser", "representation")
 
 
@@ -80,8 +85,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with opening(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = f"{PARTIAL}{os.getpid()}-", "".join(path.suffixes[-2:])
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+        suffix = "".join(path.suffixes[-2:])
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=partial_prefix(), suffix=suffix)
         os.close(handle)
     temporary = Path(name)
     try:
@@ -104,7 +109,7 @@ def atomic_folder(folder: str | Path, *, last: str) -> Iterator[Path]:
     folder = Path(folder)
     with opening(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f"{PARTIAL}{os.getpid()}-"))
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=partial_prefix()))
     try:
         yield temporary
         files = [path for path in temporary.rglob("*") if path.is_file()]
@@ -114,6 +119,49 @@ def atomic_folder(folder: str | Path, *, last: str) -> Iterator[Path]:
             os.replace(path, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def partial_prefix() -> str:
+    """How names of files begin that this process is writing: with its number and its machine."""
+    return f"{PARTIAL}{os.getpid()}@{socket.gethostname()}~"
+
+
+def clear_partials(folder: str | Path, *, deep: bool = False) -> None:
+    """Delete what processes that were killed have left half written.
+
+    Args:
+        folder: Where they wrote; it need not exist.
+        deep: In the folders within it too.
+    """
+    folder = Path(folder)
+    for path in list((folder.rglob if deep else folder.glob)(f"{PARTIAL}*")):
+        with suppress(OSError):
+            if not _is_abandoned(path):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process is gone that was writing this; one of another machine when it has taken a day."""
+    writer = re.match(rf"{re.escape(PARTIAL)}(\d+)@(.*)~", path.name)
+    if writer is None:
+        return False
+    if writer[2] == socket.gethostname() and not _is_alive(int(writer[1])):
+        return True
+    return time.time() - path.stat().st_mtime > ABANDONED
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def to_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from ldae.data.artefact import atomic_path, read_json, sha256_bytes, whole, write_json
+from ldae.data.artefact import atomic_path, clear_partials, read_json, sha256_bytes, whole, write_json
 from ldae.data.nifti import Geometry
 from ldae.data.spec import Intensity, PreprocessingSpec
 from ldae.errors import CheckpointError, InputError
@@ -75,6 +75,7 @@ class VolumeCache:
         missing = [path for path in dict.fromkeys(map(str, paths)) if not self._is_present(path, present)]
         if not missing:
             return
+        clear_partials(self.folder)
         logger.info("Preprocessing %d of %d scans into %s", len(missing), len(paths), self.folder)
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             outcomes = pool.map(self._attempt, missing)

@@ -6,14 +6,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ldae.data.artefact import PARTIAL
+from ldae.data.artefact import clear_partials
 from ldae.data.storage import opening
 from ldae.errors import InputError
 
@@ -26,7 +25,7 @@ def held(folder: str | Path, *, part: str = "") -> Iterator[None]:
     """Keep a folder, or a part of it, to this process while it is written.
 
     A process that holds it already goes on, and so do the other ranks of a distributed training. The
-    first writer after one that was killed clears away the files that it left half written.
+    first writer after one that was killed clears away what it and its workers left half written.
 
     Args:
         folder: The folder; it is made, and taken away again where nothing was written into it.
@@ -47,10 +46,15 @@ def held(folder: str | Path, *, part: str = "") -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = _lock(path)
     _held.add(path)
+    stream.seek(0)
+    killed = bool(stream.read())  # a holder that ends takes its lock away
     try:
-        _clear(folder, _owner(stream))
+        if killed:
+            clear_partials(folder, deep=True)
         _sign(stream)
         yield
+        if killed:  # processes that worked for it may have ended later
+            clear_partials(folder, deep=True)
     finally:
         _held.discard(path)
         path.unlink(missing_ok=True)
@@ -93,14 +97,3 @@ def _owner(stream: IO[str]) -> tuple[object, object]:
     except (ValueError, TypeError):
         return "?", "?"
     return process, host
-
-
-def _clear(folder: Path, owner: tuple[object, object]) -> None:
-    """Delete what a process that died here had not finished."""
-    if owner[1] != socket.gethostname() or owner[0] == os.getpid():
-        return
-    for path in list(folder.rglob(f"{PARTIAL}{owner[0]}-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

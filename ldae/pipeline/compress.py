@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldae.data.ahead import read_ahead
-from ldae.data.artefact import component_sha256
+from ldae.data.artefact import clear_partials, component_sha256
 from ldae.data.latents import LatentStore
 from ldae.data.shard import Shard
 from ldae.errors import CheckpointError
@@ -67,6 +67,7 @@ def compress_cohort(
     missing = keys if overwrite else store.missing(keys)
     logger.info("Latents of %d of %d scans are made in %s", len(missing), len(keys), store.folder)
     if missing:
+        clear_partials(store.folder)  # of other parts: they have no lock
         place = choose_device(device)
         autoencoder = load_autoencoder(folder)[0].to(place)
         to_channels_last(autoencoder)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ldae import __version__
 from ldae.data.ahead import read_ahead
-from ldae.data.artefact import sha256_json
+from ldae.data.artefact import clear_partials, sha256_json
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.embeddings import (
@@ -173,6 +173,7 @@ def embed_cohort(
     whole = as_cohort(cohort)
     frame = _rows(whole, splits=splits, trained=index.split)
     if shard is not None:
+        clear_partials(out.parent)  # parts have no lock
         frame, out = frame.iloc[shard.places], part_path(out, shard)
     metadata: dict[str, Any] = {
         "ldae_version": __version__,

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write check.json there")
 
 
+def writes(args: argparse.Namespace) -> Path | None:
+    """The folder that no other command may write meanwhile, if any is written."""
+    folder: Path | None = args.out
+    return folder
+
+
 def run(args: argparse.Namespace) -> int:
     """Compare scans with a pipeline, or with the default preprocessing where none is given."""
     check_choice(args)

@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def writes(args: argparse.Namespace) -> Path:
+    """The folder that no other command may write meanwhile."""
+    from ldae.data.table import table_path
+
+    return table_path(args.cohort).parent
+
+
 def run(args: argparse.Namespace) -> int:
     """Draw the split."""
     from ldae.data.split import freeze_split

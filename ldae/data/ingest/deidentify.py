@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldae.data.artefact import clear_partials, partial_prefix
 from ldae.data.ingest.extras import need
 from ldae.data.ingest.manifest import RejectionError
 from ldae.errors import InputError
@@ -122,7 +123,8 @@ def read_key(path: Path) -> dict[str, Any]:
 def write_key(path: Path, document: Mapping[str, Any]) -> None:
     """Write the key file, atomically and never readable by others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")  # created with mode 0600
+    clear_partials(path.parent)  # one left behind would tell who is who
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=partial_prefix())  # created with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(document, stream, indent=1, sort_keys=True)
