@@ -2,6 +2,7 @@
 """How time and memory grow with the size of the scans and with the number of scans.
 
     python benchmarks/growth.py --out outputs/growth
+    TMPDIR=/dev/shm python benchmarks/growth.py      # the same without the disk
 
 Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
 read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
