@@ -96,17 +96,20 @@ def table_path(cohort: Path) -> Path:
     return cohort / "participants.tsv" if cohort.is_dir() else cohort
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, what: str = "A cohort") -> Table:
     """Read a comma-separated (.tsv: tab-separated) file as text.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
 
     Raises:
         FileNotFoundError: There is no such file.
         InputError: It is empty, not text, has unnamed or repeated columns.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"A cohort must be a CSV file or a BIDS folder, got {path}, which does not exist."
-        )
+        forms = "a CSV file or a BIDS folder" if what == "A cohort" else "a CSV or TSV file"
+        raise FileNotFoundError(f"{what} must be {forms}, got {path}, which does not exist.")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -114,7 +117,7 @@ def read_table(path: Path) -> Table:
         text = "\0"
     if "\0" in text:
         raise InputError(
-            f"A cohort must be a CSV file in UTF-8, got binary data in {path}. Export the table as CSV."
+            f"{what} must be a CSV file in UTF-8, got binary data in {path}. Export the table as CSV."
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path), strict=True)
     lines: list[int] = []
@@ -126,16 +129,38 @@ def read_table(path: Path) -> Table:
                 rows.append(tuple(cells))
     except csv.Error as error:
         raise InputError(
-            f"A cohort must be a CSV file, got {path}: line {reader.line_num}: {error}."
+            f"{what} must be a CSV file, got {path}: line {reader.line_num}: {error}."
         ) from error
     if not rows:
-        raise InputError(f"A cohort must have a header and rows, got an empty file {path}.")
+        raise InputError(f"{what} must have a header and rows, got an empty file {path}.")
     header = [cell.strip() for cell in rows[0]]
     if "" in header or len(set(header)) < len(header):
         raise InputError(
             f"Columns must have names, each its own, got {header} in {path}. Correct the first line."
         )
     return replace(_table(header, rows[1:], lines[1:]), ending="\r\n" if "\r\n" in text else "\n")
+
+
+def read_whole_table(path: Path, *, what: str) -> Table:
+    """The same of a file of which no row may be lost.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: As `read_table`, where cells are set apart otherwise, and where a row has more or fewer
+            cells than the header.
+    """
+    table = read_table(path, what=what)
+    if len(table.header) == 1 and re.search(r"[;,\t]", table.header[0]):
+        separator = "tabs" if _delimiter(path) == "\t" else "commas"
+        raise InputError(
+            f"{what} must have its cells set apart by {separator}, got {table.header[0]!r} in {path}."
+        )
+    if table.faults:
+        raise InputError(
+            f"{what}, {path}: row {table.faults[0].row} {table.faults[0].message}. Put cells that hold the "
+            "separator in double quotes."
+        )
+    return table
 
 
 def _delimiter(path: Path) -> str:

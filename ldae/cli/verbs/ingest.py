@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DAYS",
         help="most days between a scan and its visit (default: %(default)s)",
     )
+    parser.add_argument(
+        "--subject",
+        metavar="REGEX",
+        help="finds the subject in the place of a NIfTI file, such as '(case[0-9]+)' "
+        "(default: behind sub-, else the first folder, else the name up to _ or .)",
+    )
     parser.add_argument("--vocabulary", type=Path, metavar="YAML", help="words of the diagnoses")
     parser.add_argument(
         "--min-slices", type=positive, default=40, metavar="N", help="fewest of a scan (default: %(default)s)"
@@ -73,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         contrast=args.contrast,
         clinical=args.clinical,
         vocabulary=args.vocabulary,
+        subject=args.subject,
         window=args.window,
         min_slices=args.min_slices,
         keep_labels=args.keep_labels,
@@ -91,6 +98,10 @@ def _show(summary: Summary) -> None:
         print(f"  {count:5} {reason}")
     if summary.ignored:
         print(f"{summary.ignored} other files")
+    if summary.closed:
+        print(f"{summary.closed} folders cannot be read, and what is in them is missing")
+    if summary.gone:
+        print(f"{summary.gone} of the last run are no longer in the source, and were taken out")
     show_review(summary.review)
     print(f"Wrote {summary.cohort or 'no cohort, as nothing was accepted'}")
     print(f"Look at {summary.page} ({summary.flagged} flagged). Keep {summary.key} secret.")

@@ -59,7 +59,9 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
     made = kinds[:1] == ["DERIVED"] and not ACQUIRED & set(kinds)
     if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
         raise RejectionError("extract", "derived")
-    return choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
+    chosen = choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
+    _check_agent(words)
+    return chosen
 
 
 def shows_elsewhere(header: Mapping[str, Any]) -> bool:
@@ -81,16 +83,33 @@ def choose_file(name: str, *, contrast: str, bids: bool) -> str:
     stem = name.split(".")[0]
     if re.search(r"_part-(phase|imag)_", stem):
         raise RejectionError("extract", "phase image")
+    # labels of subjects and sessions may be anything: initials, or "post" of a treatment
+    unlabelled = re.sub(r"(?:sub|ses)-[a-z0-9]+_", "", stem.lower())
     if bids:
         if not stem.endswith(f"_{contrast}"):
             raise RejectionError("extract", f"not {contrast}")
+        _check_agent(unlabelled)
         return "name"
     rules, words = contrast_rules(), stem.lower()
     if _any(rules["localiser"], words):
         raise RejectionError("extract", "localiser")
     if _any(rules["derived"], words) or _any(rules["no_scan"], words):
         raise RejectionError("extract", "derived")
-    return choose_by_words(words, contrast=contrast)
+    chosen = choose_by_words(words, contrast=contrast)
+    _check_agent(unlabelled)
+    return chosen
+
+
+def _check_agent(words: str) -> None:
+    """Stop on a scan with contrast agent; the first of several names that tells either way decides."""
+    rules = contrast_rules()
+    for name in words.split(" | "):
+        text = re.sub(r"[_.\s]+", " ", name)
+        without = re.sub("|".join(rules["no_agent"]), " ", text)
+        if _any(rules["agent"], without):
+            raise RejectionError("extract", "with contrast agent")
+        if without != text:
+            return
 
 
 def choose_by_words(words: str, *, contrast: str) -> str:

@@ -25,7 +25,7 @@ from ldae.data.ingest.discover import Item, sidecars
 from ldae.data.ingest.extras import need
 from ldae.data.ingest.headers import series_header
 from ldae.data.ingest.manifest import RejectionError
-from ldae.data.ingest.slices import Slice, check_converted, check_stack, read_slices
+from ldae.data.ingest.slices import Slice, check_converted, check_distance, check_stack, read_slices
 from ldae.data.nifti import open_scan, read_voxels
 from ldae.errors import InputError
 
@@ -70,9 +70,7 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
         RejectionError: The series is not wanted, not whole, or does not survive the checks.
     """
     pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
-    datasets = [_read(pydicom, path) for path in item.paths]
-    if not any("Rows" in dataset for dataset in datasets):
-        raise RejectionError("extract", "no images")
+    datasets = _images([_read(pydicom, path) for path in item.paths])
     header = series_header(datasets[0])
     chosen = choose_series(header, contrast=contrast)
     subject = names.subject(subject_of(datasets))
@@ -80,7 +78,8 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     kept, duplicates = check_stack(slices, min_slices=min_slices)
     stack = [slices[index] for index in kept]
     _check_count(datasets[0], stack)
-    declared = str(datasets[0].get("BurnedInAnnotation", ""))
+    gaps = check_distance(stack, three_d=header["three_d"])
+    declared = "YES" in {str(dataset.get("BurnedInAnnotation", "")).strip().upper() for dataset in datasets}
     volume = _convert(
         [datasets[number] for number in sorted({one.source for one in stack})],
         names=names,
@@ -91,10 +90,12 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     if volume.voxels.min() == volume.voxels.max():
         raise RejectionError("extract", "no image: one value everywhere")
     check_burned_in(volume.voxels, declared=declared)
+    volume.flags += gaps
     volume.flags += [f"{duplicates} duplicate slices left out"] if duplicates else []
     volume.flags += ["contrast told by header values only"] if chosen == "header" else []
     volume.flags += ["contrast agent noted in the header"] if header["agent"] else []
     volume.flags += ["lossy compression noted in the header"] if header["lossy"] else []
+    volume.flags += ["inverted grey scale (MONOCHROME1)"] if header["inverted"] else []
     volume.flags += ["header names another part of the body"] if shows_elsewhere(header) else []
     return volume
 
@@ -105,6 +106,25 @@ def _read(pydicom: Any, path: Path) -> Any:
     except Exception as error:
         # pydicom fails on damaged bytes in any way that a byte may lead to
         raise RejectionError("extract", "damaged file", detail=f"{path}: {error}") from error
+
+
+def _images(datasets: Sequence[Any]) -> list[Any]:
+    """Those that are images, or damaged ones of them, without the reports that may lie among them.
+
+    Raises:
+        RejectionError: There are none.
+    """
+    kinds = {str(dataset.get("SOPClassUID", "")) for dataset in datasets if is_image(dataset)}
+    if not kinds:
+        raise RejectionError("extract", "no images")
+    # what lost its pixels is still of the images' kind, or of none
+    kinds.add("")
+    return [dataset for dataset in datasets if is_image(dataset) or dataset.get("SOPClassUID", "") in kinds]
+
+
+def is_image(dataset: Any) -> bool:
+    """Whether a DICOM dataset holds pixels, read or not."""
+    return "Rows" in dataset or "PixelData" in dataset
 
 
 def _with_syntax(dataset: Any) -> Any:
@@ -204,11 +224,12 @@ def extract_nifti(item: Item, *, contrast: str, min_slices: int) -> Volume:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """A NIfTI file's JSON, empty where there is none."""
+    """What the JSON files of a NIfTI file tell, nearer ones overriding; empty where there is none."""
+    told: dict[str, Any] = {}
     for sidecar in sidecars(path):
         try:
             document = json.loads(sidecar.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RejectionError("analyse", "sidecar is not JSON", detail=str(sidecar)) from error
-        return document if isinstance(document, dict) else {}
-    return {}
+        told |= document if isinstance(document, dict) else {}
+    return told

@@ -39,6 +39,10 @@ DARK = 0.1
 LETTERS = 40
 WRITTEN = 0.3
 OFTEN = 5
+# 2019-03-12, perhaps with a time, or 20190312, perhaps with hours, minutes and seconds.
+DATE = re.compile(r"(\d{4})([-./])(\d{2})\2(\d{2})(?!\d)|(\d{4})(\d{2})(\d{2})(?:\d{2}){0,3}(?!\d)")
+# Other years are what databases write for none.
+YEARS = range(1900, 2100)
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,14 @@ class Pseudonyms:
 
 
 def open_key(path: Path, *, out: Path, keep: bool) -> Pseudonyms:
-    """The key, drawn and written with mode 0600 where there is none yet.
+    """The key in a file.
 
     Raises:
         InputError: The file lies inside the output, is no key, or can be read by others.
     """
-    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
-        raise InputError(f"The key must lie outside the cohort's folder, got {path} in {out}. Use --key.")
-    if not path.exists():
-        write_key(path, {"secret": secrets.token_hex(32)})
+    _check_place(path, out)
+    if not path.is_file():
+        raise InputError(f"The key must be a file that ldae ingest wrote, got {path}, which is none.")
     if path.stat().st_mode & 0o077:
         raise InputError(
             f"The key must be readable by its owner only, got mode {path.stat().st_mode & 0o777:o} "
@@ -112,6 +115,21 @@ def open_key(path: Path, *, out: Path, keep: bool) -> Pseudonyms:
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"The key must be a file that ldae ingest wrote, got {path}.") from error
     return Pseudonyms(secret, keep)
+
+
+def draw_key(path: Path, *, out: Path, keep: bool) -> Pseudonyms:
+    """A new key, not written yet.
+
+    Raises:
+        InputError: Its file would lie inside the output.
+    """
+    _check_place(path, out)
+    return Pseudonyms(secrets.token_bytes(32), keep)
+
+
+def _check_place(path: Path, out: Path) -> None:
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
+        raise InputError(f"The key must lie outside the cohort's folder, got {path} in {out}. Use --key.")
 
 
 def read_key(path: Path) -> dict[str, Any]:
@@ -134,12 +152,15 @@ def write_key(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def parse_date(text: str) -> date | None:
-    """A date as DICOM (20190312) or ISO (2019-03-12, perhaps with a time) writes it, or None."""
-    match = re.match(r"\s*(\d{4})-?(\d{2})-?(\d{2})(?!\d)", text.split(".")[0][:10].replace("/", "-"))
+    """A date as DICOM (20190312, 2019.03.12) or ISO (2019-03-12) writes it, perhaps with a time, or None."""
+    match = DATE.match(text.strip())
+    if match is None:
+        return None
     try:
-        return date(*map(int, match.groups())) if match else None
+        found = date(*(int(match[group] or match[other]) for group, other in ((1, 5), (3, 6), (4, 7))))
     except ValueError:
         return None
+    return found if found.year in YEARS else None
 
 
 def deidentify_dataset(dataset: Any, *, names: Pseudonyms, subject: str) -> None:
@@ -191,7 +212,7 @@ def _rules(names: Pseudonyms, subject: str) -> dict[tuple[int, ...], Callable[[A
     return rules
 
 
-def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
+def check_burned_in(voxels: NDArray[np.float32], *, declared: bool = False) -> None:
     """Stop where text may be written into the image.
 
     Letters have one value, the brightest or one that stands out of the histogram, right beside a dark
@@ -199,12 +220,12 @@ def check_burned_in(voxels: NDArray[np.float32], *, declared: str = "") -> None:
 
     Args:
         voxels: [X, Y, Z].
-        declared: The element Burned In Annotation (0028,0301), if there is one.
+        declared: Whether an element Burned In Annotation (0028,0301) says so.
 
     Raises:
         RejectionError: The header says so, or the pixels look like it.
     """
-    if declared.strip().upper() == "YES":
+    if declared:
         raise RejectionError("process", "burned-in text (0028,0301)")
     low, top = float(voxels.min()), float(voxels.max())
     dark = voxels < low + DARK * (top - low)

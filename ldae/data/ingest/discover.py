@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ldae.data.ingest.deidentify import Pseudonyms
 from ldae.data.ingest.extras import need, silent_readers
+from ldae.data.ingest.manifest import WORK
 from ldae.data.nifti import SUFFIXES
 from ldae.errors import InputError
 
 MAGIC = b"DICM"
 BY_PRODUCTS = ("derivatives", "sourcedata", "code", "stimuli")
-# BIDS entities in a path; without them the first folder below the source is taken for the subject.
+# BIDS entities in a path; without them folders and names are taken for subject and visit.
 SUBJECT = re.compile(r"(?:^|[/_])sub-([A-Za-z0-9]+)")
+DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.]?([01]\d)[-_.]?([0-3]\d)(?!\d)")
 SESSION = re.compile(r"(?:^|[/_])ses-([A-Za-z0-9]+)")
 
 
@@ -34,6 +37,7 @@ class Item:
         stamp: Keyed hash of the files' places, sizes and times.
         subject: The source's label of the subject, of NIfTI files only.
         visit: The source's label of the visit, of NIfTI files only.
+        guessed: Whether the subject is only taken for that: nothing in the path says so.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Item:
     stamp: str
     subject: str = ""
     visit: str = ""
+    guessed: bool = False
 
 
 @dataclass
@@ -51,27 +56,36 @@ class Found:
     Attributes:
         items: Everything that may be a scan.
         ignored: How many files are something else.
+        closed: How many folders cannot be read.
         bids: Whether the source is a BIDS dataset.
     """
 
     items: list[Item] = field(default_factory=list)
     ignored: int = 0
+    closed: int = 0
     bids: bool = False
 
 
-def discover(source: Path, *, names: Pseudonyms, out: Path, progress: bool = False) -> Found:
+def discover(source: Path, *, names: Pseudonyms, subject: str | None = None, progress: bool = False) -> Found:
     """Find series and files, in an order that does not depend on the file system.
 
+    Args:
+        source: The folder.
+        names: Pseudonyms.
+        subject: Regular expression that finds the subject's label, its first group if it has one, in the
+            place of a NIfTI file within the source. By default it is what stands behind `sub-`, else the
+            first folder below the source, else the file's name up to the first "_" or ".".
+        progress: Show a bar.
+
     Raises:
-        InputError: The source holds nothing of the kind.
+        InputError: The source holds nothing of the kind, or the expression is none.
     """
+    pattern = _compiled(subject)
     found = Found(bids=(source / "participants.tsv").is_file() or any(source.glob("sub-*/")))
     series: dict[str, list[Path]] = {}
-    for path in tqdm(
-        sorted(_files(source, out, bids=found.bids)), desc="find", unit="file", disable=not progress
-    ):
+    for path in tqdm(sorted(_files(source, found)), desc="find", unit="file", disable=not progress):
         if path.name.lower().endswith(SUFFIXES):
-            found.items.append(_nifti(path, source, names=names, bids=found.bids))
+            found.items.append(_nifti(path, source, names=names, bids=found.bids, pattern=pattern))
         elif uid := _series_uid(path):
             series.setdefault(uid, []).append(path)
         else:
@@ -86,15 +100,31 @@ def discover(source: Path, *, names: Pseudonyms, out: Path, progress: bool = Fal
     return found
 
 
-def _files(source: Path, out: Path, *, bids: bool) -> Iterator[Path]:
-    """Every file but hidden ones, BIDS by-products, and the output should it lie in the source."""
-    left_out = BY_PRODUCTS if bids else ()
-    for folder, below, files in os.walk(source):
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"subject must be a regular expression, got {pattern!r}: {error}.") from error
+
+
+def _files(source: Path, found: Found) -> Iterator[Path]:
+    """Every file but hidden ones, BIDS by-products, and folders that ldae wrote; links are followed once."""
+    left_out = BY_PRODUCTS if found.bids else ()
+    seen = {os.path.realpath(source)}
+
+    def closed(_: OSError) -> None:
+        found.closed += 1
+
+    for folder, below, files in os.walk(source, followlinks=True, onerror=closed):
         here = Path(folder)
-        below[:] = [
-            name for name in below if not name.startswith(".") and (here / name).resolve() != out.resolve()
-        ]
-        below[:] = [name for name in below if here != source or name not in left_out]
+        kept = []
+        for name in sorted(below):
+            place = os.path.realpath(here / name)
+            unwanted = name.startswith(".") or (here == source and name in left_out) or place in seen
+            if not unwanted and not (here / name / WORK).is_dir():
+                kept.append(name)
+                seen.add(place)
+        below[:] = kept
         yield from (here / name for name in files if not name.startswith("."))
 
 
@@ -130,20 +160,53 @@ def _bare(start: bytes) -> bool:
     return len(start) > 8 and start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
 
 
-def _nifti(path: Path, source: Path, *, names: Pseudonyms, bids: bool) -> Item:
+def _nifti(
+    path: Path, source: Path, *, names: Pseudonyms, bids: bool, pattern: re.Pattern[str] | None
+) -> Item:
     place = path.relative_to(source).as_posix()
-    subject, visit = (_entity(pattern, place) for pattern in (SUBJECT, SESSION))
+    subject, visit = (_entity(entity, place) for entity in (SUBJECT, SESSION))
     folders = path.relative_to(source).parts[:-1]
-    if not subject:
+    guessed = not subject and pattern is None
+    if pattern is not None:
+        found = pattern.search(place)
+        subject = "" if found is None else found.group(1 if pattern.groups else 0) or ""
+    elif guessed:
         subject = folders[0] if folders else re.split(r"[._]", path.name)[0]
+    if guessed and not visit and len(folders) > 1:
+        visit = _visit_of(folders[1:])
     stamp = _stamp([path, *sidecars(path)], names)
-    return Item(names.item(place), "bids" if bids else "nifti", (path,), stamp, subject, visit)
+    kind = "bids" if bids else "nifti"
+    return Item(names.item(place), kind, (path,), stamp, subject, visit, guessed=guessed)
+
+
+def _visit_of(folders: Sequence[str]) -> str:
+    """What tells visits apart by the folders below a subject's: a date among them, else all their names."""
+    dates = [found for name in folders if (found := DAY.search(name))]
+    text = "".join(dates[0].groups()) if dates else "".join(folders)
+    return re.sub(r"[^A-Za-z0-9]", "", text)
 
 
 def sidecars(path: Path) -> list[Path]:
-    """The JSON file of a NIfTI file, if there is one."""
-    name = re.sub(r"\.nii(\.gz)?$", ".json", path.name, flags=re.IGNORECASE)
-    return [path.with_name(name)] if path.with_name(name).is_file() else []
+    """The JSON files that tell of a NIfTI file, nearer and more special ones later.
+
+    In a BIDS dataset these are, from its root down, all of the same suffix that name no other entities than
+    the file does (inheritance principle).
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    parents = list(path.parents)
+    tops = [number for number, folder in enumerate(parents) if folder.name.startswith("sub-")]
+    levels = parents[: tops[-1] + 2][::-1] if tops else [path.parent]
+    *entities, suffix = stem.split("_")
+    who = [entity for entity in entities if entity.startswith(("sub-", "ses-"))]
+    free = [entity for entity in entities if entity not in who]
+    names = [
+        f"{'_'.join([*who[:count], *some, suffix])}.json"
+        for size in range(len(free) + 1)
+        for count in range(len(who) + 1)
+        for some in combinations(free, size)
+    ]
+    usual = names if tops else [f"{stem}.json"]
+    return [folder / name for folder in levels for name in usual if (folder / name).is_file()]
 
 
 def _entity(pattern: re.Pattern[str], place: str) -> str:

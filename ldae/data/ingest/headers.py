@@ -8,12 +8,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ldae.data.table import is_missing
+
 VENDORS = {"siemens": "Siemens", "ge ": "GE", "general electric": "GE", "philips": "Philips"}
 VENDORS |= {"canon": "Canon", "toshiba": "Canon", "hitachi": "Fujifilm", "fujifilm": "Fujifilm"}
 VENDORS |= {"united imaging": "United Imaging", "uih": "United Imaging", "bruker": "Bruker"}
 # Safe Harbor (45 CFR 164.514): ages over 89 are one category.
 OLDEST_AGE = 90
 DAYS = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+# 72, 72,5, 71 years, 71y, and 89+ of those who are not told apart by age any more.
+AGE = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:y|yrs?|years?|years? old|j|jahre?)?\.?")
+OPEN_AGE = re.compile(r"(89|9\d)\s*\+")
+# Longest times of a sidecar, in s; the scanner's own numbers, in ms, are far above.
+LONGEST = {"RepetitionTime": 30, "EchoTime": 1, "InversionTime": 30}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 
@@ -36,6 +43,7 @@ def series_header(dataset: Any) -> dict[str, Any]:
         "three_d": dataset.get("MRAcquisitionType", "") == "3D",
         "agent": _agent(dataset),
         "lossy": str(dataset.get("LossyImageCompression", "")) == "01",
+        "inverted": str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1",
         "part": str(dataset.get("BodyPartExamined", "")),
     }
 
@@ -75,16 +83,34 @@ def dicom_facts(dataset: Any) -> dict[str, Any]:
 
 def sidecar_facts(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The same columns from a BIDS sidecar, whose times are in seconds."""
-    names = ("RepetitionTime", "EchoTime", "InversionTime")
-    seconds = [number(sidecar.get(name)) for name in names]
-    milliseconds = [None if value is None else round(1000 * value, 6) for value in seconds]
+    seconds = [number(sidecar.get(name)) for name in LONGEST]
+    known = [None if value is None or _other_unit(sidecar) else round(1000 * value, 6) for value in seconds]
     return _facts(
         vendor=str(sidecar.get("Manufacturer", "")),
         field=number(sidecar.get("MagneticFieldStrength")),
-        timing=(milliseconds[0], milliseconds[1], milliseconds[2]),
-        age=number(sidecar.get("PatientAge")),
+        timing=tuple(known),
+        age=age_of(sidecar.get("PatientAge")),
         sex=str(sidecar.get("PatientSex", "")),
     )
+
+
+def dicom_flags(dataset: Any) -> list[str]:
+    """What of `dicom_facts` is told in a form that cannot be read."""
+    age = str(dataset.get("PatientAge", "") or "")
+    return ["age in a form that is not known"] if not is_missing(age) and dicom_age(age) is None else []
+
+
+def sidecar_flags(sidecar: Mapping[str, Any]) -> list[str]:
+    """The same of `sidecar_facts`."""
+    age = sidecar.get("PatientAge")
+    odd = age is not None and not is_missing(str(age)) and age_of(age) is None
+    flags = ["age in a form that is not known"] if odd else []
+    return flags + (["times in the sidecar are not in seconds"] if _other_unit(sidecar) else [])
+
+
+def _other_unit(sidecar: Mapping[str, Any]) -> bool:
+    """Whether one of the times is too long for seconds: the others are no seconds either then."""
+    return any((number(sidecar.get(name)) or 0) > longest for name, longest in LONGEST.items())
 
 
 def _facts(
@@ -124,6 +150,17 @@ def dicom_age(text: str) -> float | None:
     """Years, from a DICOM age string such as 071Y or 010M."""
     match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", text)
     return None if match is None else round(int(match.group(1)) / DAYS[match.group(2)], 2)
+
+
+def age_of(told: Any) -> float | None:
+    """Years, from a number or from words as tables and sidecars have them: 72,5, 71 years, 89+, 045Y."""
+    if not isinstance(told, str):
+        return number(told)
+    text = told.strip().lower()
+    if match := AGE.fullmatch(text) or OPEN_AGE.fullmatch(text):
+        return float(match.group(1).replace(",", "."))
+    # with fewer digits the letter may be a sex
+    return dicom_age(text.upper()) if re.match(r"\d{3}", text) else None
 
 
 def capped_age(age: float | None) -> float | None:

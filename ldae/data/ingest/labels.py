@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ldae.errors import InputError
+
+# A dot behind an abbreviation (v.a., susp.) ends no sentence: what denies would be cut off.
+ABBREVIATIONS = ("[a-z]", "dd", "ev", "evtl", "poss", "susp", "excl", "ausschl")
+SENTENCE_END = re.compile(
+    "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.(?!\d)|[;\n](?!\d)",
+)
 
 
 @dataclass(frozen=True)
@@ -33,27 +40,34 @@ class Label:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Patterns by diagnosis."""
+    """Patterns by diagnosis, and those that deny or question what comes after, or before, in the sentence."""
 
     diagnoses: dict[str, tuple[str, ...]]
     negation: tuple[str, ...]
+    negation_after: tuple[str, ...]
 
     def read(self, text: str) -> Label:
         """The diagnosis that a text tells, sentence by sentence."""
         found: dict[str, str] = {}
-        for sentence in re.split(r"[.;\n](?!\d)", text.lower()):
+        for sentence in SENTENCE_END.split(text.lower()):
             for diagnosis, patterns in self.diagnoses.items():
-                if match := _first(patterns, sentence.strip()):
-                    before = sentence.strip()[: match.start()]
-                    if not _first(self.negation, before):
-                        found.setdefault(diagnosis, match.group())
+                if words := next(self._told(patterns, sentence.strip()), ""):
+                    found.setdefault(diagnosis, words)
         if len(found) > 1:
             return Label("", ", ".join(found.values()), conflict=True)
         return Label(*next(iter(found.items()))) if found else Label("")
 
+    def _told(self, patterns: Sequence[str], sentence: str) -> Iterator[str]:
+        """Every match that nothing beside it denies or questions."""
+        for pattern in patterns:
+            for match in re.finditer(pattern, sentence):
+                before, after = sentence[: match.start()], sentence[match.end() :]
+                if not _any(self.negation, before) and not _any(self.negation_after, after):
+                    yield match.group()
 
-def _first(patterns: Sequence[str], text: str) -> re.Match[str] | None:
-    return next((match for pattern in patterns if (match := re.search(pattern, text))), None)
+
+def _any(patterns: Sequence[str], text: str) -> bool:
+    return any(re.search(pattern, text) for pattern in patterns)
 
 
 def read_vocabulary(path: Path | None = None) -> Vocabulary:
@@ -67,13 +81,23 @@ def read_vocabulary(path: Path | None = None) -> Vocabulary:
     content = path or files("ldae.data.ingest").joinpath("diagnosis.yaml")
     try:
         document = yaml.safe_load(content.read_text(encoding="utf-8"))
-        rules = {str(name): tuple(map(str, words)) for name, words in document["diagnoses"].items()}
-        negation = tuple(map(str, document.get("negation", ())))
-        for pattern in (*negation, *(word for words in rules.values() for word in words)):
-            re.compile(pattern)
-    except (yaml.YAMLError, re.error, KeyError, TypeError, AttributeError) as error:
+        return Vocabulary(
+            {str(name): _patterns(words) for name, words in document["diagnoses"].items()},
+            _patterns(document.get("negation", [])),
+            _patterns(document.get("negation_after", [])),
+        )
+    except (yaml.YAMLError, re.error, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            "A vocabulary must hold diagnoses: {NAME: [patterns]} and negation: [patterns], "
-            f"got {path}: {error}."
+            "A vocabulary must hold diagnoses: {NAME: [patterns]}, negation: [patterns] and "
+            f"negation_after: [patterns], got {path}: {error}."
         ) from error
-    return Vocabulary(rules, negation)
+
+
+def _patterns(words: Any) -> tuple[str, ...]:
+    """A list of regular expressions; one that matches nothing at all would be found in every text."""
+    if not isinstance(words, list):
+        raise TypeError(f"{words!r} is no list")
+    for word in words:
+        if word is None or re.search(str(word), ""):
+            raise ValueError(f"the pattern {word!r} is empty")
+    return tuple(map(str, words))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from ldae import __version__
-from ldae.data.artefact import atomic_path, sha256_json, write_json
+from ldae.data.artefact import atomic_path, read_json, sha256_json, write_json
+from ldae.errors import InputError
 
 MANIFEST = "manifest.csv"
 WORK = ".ingest"
 # Counts up whenever a step notes more or other things than before.
-FORMAT = 4
+FORMAT = 5
 
 Step = Literal["extract", "analyse", "process", "match", "review", "preprocess"]
 
@@ -89,6 +90,11 @@ class Work:
         self.root = out / WORK
 
     @property
+    def claimed(self) -> Path:
+        """Where it is kept what the folder is for."""
+        return self.root / "folder.json"
+
+    @property
     def reviews(self) -> Path:
         """Where reviewers' files are kept."""
         return self.root / "reviews"
@@ -109,6 +115,51 @@ class Work:
     def scratch(self, item: str) -> Path:
         """Where what an item needs in passing lies: de-identified slices, transforms."""
         return self.root / "scratch" / item
+
+    def check(self, asked: Mapping[str, str]) -> None:
+        """Stop unless the folder is new, empty, or was claimed for the same.
+
+        Args:
+            asked: What must be the same in every run, by the words in which a person knows it.
+
+        Raises:
+            InputError: Something else lies there, or it was claimed for other things.
+        """
+        out = self.root.parent
+        strange = sorted(path.name for path in out.glob("*") if path.name != ".lock")
+        if strange and not self.root.is_dir():
+            raise InputError(
+                f"The results' folder must be empty or one that the same command wrote before, got {out} "
+                f"with {strange[0]} in it. Choose another --out."
+            )
+        kept = read_json(self.claimed) if self.claimed.is_file() else asked
+        for name, value in asked.items():
+            if kept.get(name) != value:
+                raise InputError(
+                    f"{out} was written with another {name}, and going on would replace what lies there. "
+                    f"Give the same {name} as before, or choose another --out."
+                )
+
+    def claim(self, asked: Mapping[str, str]) -> None:
+        """The same, and claim the folder.
+
+        Raises:
+            InputError: As `check`.
+        """
+        self.check(asked)
+        if not self.claimed.is_file():
+            write_json(self.claimed, dict(asked))
+
+    def forget(self, present: Collection[str]) -> int:
+        """Remove what was made of items that are not there any more; how many they were."""
+        gone = set()
+        for step in ("extract", "analyse", "process", "preprocess", "volumes", "mosaics", "brains"):
+            for path in sorted((self.root / step).glob("*")):
+                name = path.name.split(".")[0]
+                if name and name not in present:
+                    gone.add(name)
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return len(gone)
 
     def sweep(self) -> None:
         """Remove what a killed run left half written."""

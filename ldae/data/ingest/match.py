@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 from itertools import count
 
@@ -12,13 +12,21 @@ from ldae.data.ingest.clinical import Visit
 from ldae.data.ingest.manifest import Record, RejectionError
 from ldae.data.split import natural_key
 
+SEVERAL = "several scans, and no telling whether of one person: see --subject"
 # How far apart the ages of visits may be that count for one scan.
 MOST_YEARS = 1.0
 # How far a dated visit's age may be from the header's, which counts whole years.
 AGES_APART = 2.0
 
 
-def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, keep: bool) -> None:
+def match(
+    records: Sequence[Record],
+    visits: Sequence[Visit],
+    *,
+    window: int,
+    keep: bool,
+    guessed: Collection[str] = (),
+) -> None:
     """Give every accepted record its session and label, in place.
 
     Args:
@@ -26,9 +34,10 @@ def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, ke
         visits: What is known of the subjects.
         window: Most days between a scan and its clinical visit.
         keep: Keep the source's session labels where it has them.
+        guessed: Items whose subject nothing names for certain: several at one visit may be several people.
     """
-    _reject_duplicates(_accepted(records))
-    _reject_second_scans(_accepted(records))
+    _reject_duplicates(_accepted(records), guessed)
+    _reject_second_scans(_accepted(records), guessed)
     subjects: dict[str, list[Record]] = defaultdict(list)
     for record in _accepted(records):
         subjects[record.subject].append(record)
@@ -42,18 +51,23 @@ def match(records: Sequence[Record], visits: Sequence[Visit], *, window: int, ke
             if visits and not known[subject]:
                 scan.flags.append("subject is not in the clinical table")
         _check_ages(scans)
+        _check_person(scans)
 
 
 def _accepted(records: Iterable[Record]) -> list[Record]:
     return sorted((record for record in records if record.accepted), key=lambda record: record.item)
 
 
-def _reject_duplicates(records: Sequence[Record]) -> None:
+def _reject_duplicates(records: Sequence[Record], guessed: Collection[str]) -> None:
+    """One of each image stays; a file's place is no proof against a header that names the patient."""
     same: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         same[record.content].append(record)
-    for group in same.values():
-        if len({record.subject for record in group}) > 1:
+    for items in same.values():
+        group = sorted(items, key=lambda record: (record.item in guessed, record.item))
+        if len({record.subject for record in group if record.item not in guessed}) == 1:
+            pass
+        elif len({record.subject for record in group}) > 1:
             for record in group:
                 record.reject(RejectionError("match", "same image under several subjects"))
         for record in group[1:]:
@@ -61,13 +75,18 @@ def _reject_duplicates(records: Sequence[Record]) -> None:
                 record.reject(RejectionError("match", "duplicate of another item"))
 
 
-def _reject_second_scans(records: Sequence[Record]) -> None:
-    """Of several scans at a visit the finest stays, then the one with the better signal."""
+def _reject_second_scans(records: Sequence[Record], guessed: Collection[str]) -> None:
+    """Of several scans at a visit a whole head stays, the finest, then the one with the best signal."""
     same: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         same[record.subject, *_moment(record)].append(record)
     for group in same.values():
-        best = min(group, key=lambda record: (_voxel(record), -record.quality["snr"], record.item))
+        best = min(group, key=_worth)
+        heads = [record for record in group if not record.facts.get("brain_extracted")]
+        if len(heads) > 1 and not best.visit and any(record.item in guessed for record in heads):
+            for record in group:
+                record.reject(RejectionError("match", SEVERAL))
+            continue
         for record in group:
             if record is not best:
                 record.reject(RejectionError("match", "another scan of the visit was taken"))
@@ -78,6 +97,12 @@ def _reject_second_scans(records: Sequence[Record]) -> None:
 def _moment(record: Record) -> tuple[str, str]:
     """What tells visits apart: the source's label, else the day, else the DICOM study."""
     return record.visit, "" if record.visit else str(record.facts["date"] or record.facts.get("study", ""))
+
+
+def _worth(record: Record) -> tuple[bool, float, float, str]:
+    """A skull-stripped copy has air without noise, and so a signal beyond compare."""
+    stripped = bool(record.facts.get("brain_extracted"))
+    return stripped, _voxel(record), -record.quality["snr"], record.item
 
 
 def _voxel(record: Record) -> float:
@@ -133,6 +158,8 @@ def _complete(scan: Record, near: Sequence[Visit]) -> None:
     """Age and sex where the header has none; sexes and ages that differ are flagged."""
     ages = [visit.age for visit in near if visit.age is not None]
     sex = next((visit.sex for visit in near if visit.sex), None)
+    if any(visit.odd_age for visit in near):
+        scan.flags.append("age in a form that is not known")
     if scan.facts["age"] is None and ages:
         if max(ages) - min(ages) > MOST_YEARS:
             scan.flags.append("several ages, and no date to choose by")
@@ -151,7 +178,8 @@ def _nearest(scan: Record, visits: Sequence[Visit], *, window: int) -> tuple[lis
     Visits that tell a diagnosis come before nearer ones that tell none.
     """
     if scan.visit and (same := [visit for visit in visits if visit.session == scan.visit]):
-        return same, _days(scan, same[0])
+        same = [visit for visit in same if abs(_days(scan, visit) or 0) <= window]
+        return same, _days(scan, same[0]) if same else None
     dated = [(abs(days), visit) for visit in visits if (days := _days(scan, visit)) is not None]
     if dated:
         inside = [(days, visit) for days, visit in dated if days <= window]
@@ -175,3 +203,13 @@ def _check_ages(scans: Sequence[Record]) -> None:
         if before is not None and age is not None and age < before - 1:
             scan.flags.append("age falls with time")
         before = age if age is not None else before
+
+
+def _check_person(scans: Sequence[Record]) -> None:
+    """One identifier must not stand for two people."""
+    births = {scan.facts.get("birth", "") for scan in scans} - {""}
+    sexes = {scan.facts["sex"] for scan in scans} - {""}
+    for what, values in (("birth dates", births), ("sexes", sexes)):
+        if len(values) > 1:
+            for scan in scans:
+                scan.flags.append(f"several {what} under one identifier: perhaps several people")

@@ -130,8 +130,10 @@ def preprocess(
     _check(Path(cohort), out, transform=transform, brain=brain, masks=masks)
     frame = read_cohort(cohort)
     tasks = _tasks(frame, Path(cohort), masks=masks)
+    Work(out).claim({"verb": "preprocess"})
     kept = keep_reviews(Work(out).reviews, reviews)
     Work(out).sweep()
+    Work(out).forget({task.record.item for task in tasks})
     way = Way(out, transform, "given" if masks else brain, spacing)
     records = each(partial(_one, way=way), tasks, jobs=jobs, lost=_lost, name="preprocess", progress=progress)
     shown = [record for record in records if record.content]

@@ -141,7 +141,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove_stale(out: Path, names: set[str]) -> None:
-    """Scans of an earlier run that are no longer in; what else lies in the folder is left alone."""
+    """Scans of an earlier run that are no longer in; the folder is ldae's own, see `Work.claim`."""
     for path in sorted(out.glob("sub-*/ses-*/anat/*")):
         place = path.relative_to(out).as_posix()
         if place.removesuffix(".nii.gz").removesuffix(".json") not in names:

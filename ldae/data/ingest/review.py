@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ldae.data.artefact import atomic_path
 from ldae.data.ingest.manifest import Record, RejectionError, Work
-from ldae.data.table import read_table
+from ldae.data.table import read_whole_table
 from ldae.errors import InputError
 
 PAGE = "review.html"
@@ -32,15 +33,20 @@ MOST_REVIEWERS = 2
 
 @dataclass(frozen=True)
 class Review:
-    """One reviewer's file.
+    """What one reviewer decided.
 
     Attributes:
-        path: The file.
-        decisions: accept or reject by item and beginning of its content's hash.
+        name: The reviewer's name, as the page has it; empty for none.
+        rows: Rows of review.csv by item and beginning of its content's hash, those with a decision.
     """
 
-    path: Path
-    decisions: dict[tuple[str, str], str]
+    name: str
+    rows: dict[tuple[str, str], tuple[str, ...]]
+
+    @property
+    def decisions(self) -> dict[tuple[str, str], str]:
+        """accept or reject."""
+        return {scan: row[COLUMNS.index("decision")] for scan, row in self.rows.items()}
 
 
 def read_review(path: Path) -> Review:
@@ -48,11 +54,9 @@ def read_review(path: Path) -> Review:
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: It is not one that the page wrote.
+        InputError: It is not one that the page wrote, or it decides twice on a scan, each time otherwise.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"A review must be a CSV file of the review page, got {path}.")
-    table = read_table(path)
+    table = read_whole_table(path, what="A review")
     if not set(COLUMNS) <= set(table.header):
         raise InputError(
             f"A review must have the columns {', '.join(COLUMNS)}, got {table.header} in {path}."
@@ -60,12 +64,24 @@ def read_review(path: Path) -> Review:
     words = table.column("decision")
     if unknown := sorted(set(words) - set(DECISIONS)):
         raise InputError(f"decision must be accept, reject or empty, got {unknown} in {path}.")
-    pairs = zip(table.column("item"), table.column("content"), strict=True)
-    return Review(path, {pair: word for pair, word in zip(pairs, words, strict=True) if word})
+    rows: dict[tuple[str, str], tuple[str, ...]] = {}
+    places = [table.header.index(name) for name in COLUMNS]
+    for cells, word in zip(table.rows, words, strict=True):
+        row = tuple(cells[place] for place in places)
+        scan = (row[0], row[1])
+        if word and rows.setdefault(scan, row)[COLUMNS.index("decision")] != word:
+            raise InputError(
+                f"A review must decide once on a scan, got both words for {row[0]} in {path}. Keep one row."
+            )
+    names = sorted({row[-1].strip() for row in rows.values()} - {""})
+    return Review(", ".join(names), rows)
 
 
 def keep_reviews(folder: Path, given: Sequence[str | Path]) -> list[Review]:
-    """The reviews to apply: those given, which are then kept in the folder, or else those kept before.
+    """All decisions that hold: those kept from earlier commands and those given, which are then kept too.
+
+    The later decision of the same reviewer on a scan counts. A reviewer is told by name, and two given files
+    without names are two people.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -73,23 +89,31 @@ def keep_reviews(folder: Path, given: Sequence[str | Path]) -> list[Review]:
     """
     if len(given) > MOST_REVIEWERS:
         raise InputError(f"There must be one or two reviewers' files, got {len(given)}. Join some of them.")
+    paths = sorted(folder.glob("*.csv"), key=lambda path: int(path.stem))
+    reviews = [read_review(path) for path in paths]
+    free = list(range(len(reviews)))
     for path in given:
-        read_review(Path(path))
-    if given:
-        contents = [Path(path).read_bytes() for path in given]
-        for number, content in enumerate(contents):
-            with atomic_path(folder / f"{number}.csv") as temporary:
-                temporary.write_bytes(content)
-        for path in sorted(folder.glob("*.csv"))[len(given) :]:
-            path.unlink()
-    return [read_review(path) for path in sorted(folder.glob("*.csv"))]
+        new = read_review(Path(path))
+        place = next((number for number in free if reviews[number].name == new.name), None)
+        if place is None:
+            reviews.append(new)
+        else:
+            free.remove(place)
+            reviews[place] = Review(new.name, reviews[place].rows | new.rows)
+    for number, review in enumerate(reviews if given else []):
+        with (
+            atomic_path(folder / f"{number}.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            csv.writer(stream).writerows([COLUMNS, *review.rows.values()])
+    return reviews
 
 
 def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[str, Any]:
     """Reject what any reviewer rejected, in place.
 
     Returns:
-        applied, unknown (decisions on items that are no longer there or have changed) and, for two files,
+        applied, unknown (decisions on items that are no longer there or have changed) and, of two reviewers,
         agreement, see `agreement`.
     """
     present = {(record.item, record.content[:16]): record for record in records if record.content}

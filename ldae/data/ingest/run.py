@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 
 from ldae.data.artefact import write_json
 from ldae.data.ingest.choose import check_contrast_name
-from ldae.data.ingest.clinical import Visit, read_bids_visits, read_clinical, scan_dates
-from ldae.data.ingest.deidentify import Pseudonyms, open_key, read_key, write_key
-from ldae.data.ingest.discover import Found, Item, discover
+from ldae.data.ingest.clinical import Dataset, read_clinical, read_dataset
+from ldae.data.ingest.deidentify import Pseudonyms, draw_key, open_key, read_key, write_key
+from ldae.data.ingest.discover import DAY, Found, Item, discover
 from ldae.data.ingest.labels import Vocabulary, read_vocabulary
 from ldae.data.ingest.manifest import MANIFEST, Record, RejectionError, Work, count_reasons, write_manifest
 from ldae.data.ingest.match import match
@@ -42,6 +42,8 @@ class Summary:
         accepted: Items in the cohort.
         rejected: Items left out, by reason.
         ignored: Files that are neither DICOM images nor NIfTI.
+        closed: Folders that cannot be read.
+        gone: Items of an earlier run that are no longer in the source, and were taken out.
         subjects: How many subjects the cohort has.
         flagged: Accepted items that a person should look at.
         faces: Accepted items that show more than a brain.
@@ -56,6 +58,8 @@ class Summary:
     accepted: int
     rejected: dict[str, int]
     ignored: int
+    closed: int
+    gone: int
     subjects: int
     flagged: int
     faces: int
@@ -70,6 +74,8 @@ class Summary:
             "accepted",
             "rejected",
             "ignored",
+            "closed",
+            "gone",
             "subjects",
             "flagged",
             "faces",
@@ -81,6 +87,7 @@ class Summary:
 
 def default_key(out: Path) -> Path:
     """Where the key lies unless told otherwise: beside the cohort's folder."""
+    out = Path(os.path.abspath(out))
     return out.with_name(f"{out.name}.key.json")
 
 
@@ -92,6 +99,7 @@ def ingest(
     contrast: str = "T1w",
     clinical: str | Path | None = None,
     vocabulary: str | Path | None = None,
+    subject: str | None = None,
     window: int = 180,
     min_slices: int = 40,
     keep_labels: bool = False,
@@ -110,8 +118,9 @@ def ingest(
         out: The cohort's folder.
         key: Key file of the pseudonyms, made if missing; beside `out` by default.
         contrast: T1w, T2w or FLAIR.
-        clinical: Table of clinical visits.
+        clinical: Table of clinical visits; in a BIDS dataset it comes before the dataset's own tables.
         vocabulary: Words of diagnoses; the package's own by default.
+        subject: Regular expression that finds the subject in the place of a NIfTI file, see `discover`.
         window: Most days between a scan and its clinical visit.
         min_slices: Fewest slices of a scan.
         keep_labels: Keep subjects' and sessions' labels, for sources that have pseudonyms already.
@@ -121,29 +130,40 @@ def ingest(
         progress: Show bars.
 
     Raises:
-        InputError: Source, key or a table are not what they must be.
+        InputError: Source, key or a table are not what they must be, or `out` holds something else or a
+            cohort of another key or contrast.
         FileNotFoundError: A table does not exist.
     """
     source, out = Path(source), Path(out)
     check_contrast_name(contrast)
     if not source.is_dir():
         raise InputError(f"The source must be a folder of DICOM or NIfTI files, got {source}.")
-    if os.path.realpath(out) == os.path.realpath(source):
-        raise InputError(f"The cohort's folder must not be the source, got {out}. Choose another --out.")
+    if Path(os.path.realpath(source)).is_relative_to(os.path.realpath(out)):
+        raise InputError(f"The source must not lie in the cohort's folder, got {source} in {out}.")
     key = default_key(out) if key is None else Path(key)
     words = read_vocabulary(None if vocabulary is None else Path(vocabulary))
-    names = open_key(key, out=out, keep=keep_labels)
+    fresh = not os.path.lexists(key)
+    names = draw_key(key, out=out, keep=keep_labels) if fresh else open_key(key, out=out, keep=keep_labels)
+    found = discover(source, names=names, subject=subject, progress=progress)
+    dataset = _tables(source, clinical, bids=found.bids, names=names, vocabulary=words)
+    labels = "kept" if keep_labels else "pseudonyms"
+    asked = {"verb": "ingest", "contrast": contrast, "key": names.item("key"), "choice of labels": labels}
+    Work(out).check(asked)
+    if fresh:
+        write_key(key, {"secret": names.secret.hex()})
+    Work(out).claim(asked)
     kept = keep_reviews(Work(out).reviews, reviews)
-    found = discover(source, names=names, out=out, progress=progress)
-    visits = _visits(source, clinical, bids=found.bids, names=names, vocabulary=words)
-    rules = Rules(out, names, contrast, min_slices, words, _dates(source, found))
+    rules = Rules(out, names, contrast, min_slices, words, _dates(source, found, times=dataset.times))
     Work(out).sweep()
+    gone = Work(out).forget({item.name for item in found.items})
     records = each(
         partial(run_item, rules=rules), found.items, jobs=jobs, lost=_lost, name="scans", progress=progress
     )
     write_manifest(records, out / MANIFEST)
-    match(records, visits, window=window, keep=keep_labels)
+    guessed = {item.name for item in found.items if item.guessed}
+    match(records, dataset.visits, window=window, keep=keep_labels, guessed=guessed)
     _flag(records)
+    _flag_broken(records, source, items=found.items, broken=dataset.broken)
     review = apply_reviews(records, kept)
     cohort = publish(records, out, contrast=contrast, seed=seed)
     faces = count_faces(records)
@@ -151,25 +171,27 @@ def ingest(
     page = write_page(shown, out, figures=FIGURES, note=FACES if faces else NO_FACES)
     write_manifest(records, out / MANIFEST)
     _note_key(key, source, items=found.items, records=records)
-    summary = _summary(records, found, cohort=cohort, page=page, review=review, key=key)
+    summary = _summary(records, found, cohort=cohort, page=page, review=review, key=key, gone=gone)
     write_json(out / SUMMARY, summary.to_dict())
     return summary
 
 
-def _visits(
+def _tables(
     source: Path, clinical: str | Path | None, *, bids: bool, names: Pseudonyms, vocabulary: Vocabulary
-) -> list[Visit]:
-    if clinical is not None:
-        return read_clinical(Path(clinical), names=names, vocabulary=vocabulary)
-    return read_bids_visits(source, names=names, vocabulary=vocabulary) if bids else []
+) -> Dataset:
+    given = [] if clinical is None else read_clinical(Path(clinical), names=names, vocabulary=vocabulary)
+    if not bids:
+        return Dataset(given)
+    return read_dataset(source, names=names, vocabulary=vocabulary, clinical=given)
 
 
-def _dates(source: Path, found: Found) -> dict[str, str]:
-    if not found.bids:
-        return {}
-    times = scan_dates(source)
-    places = {item.name: item.paths[0].relative_to(source).as_posix() for item in found.items}
-    return {name: times[place] for name, place in places.items() if place in times}
+def _dates(source: Path, found: Found, *, times: Mapping[str, str]) -> dict[str, str]:
+    """Acquisition times by item: of scans.tsv, else the date in the name of a folder."""
+    dates = {item.name: item.visit for item in found.items if item.guessed and DAY.fullmatch(item.visit)}
+    places = {
+        item.name: item.paths[0].relative_to(source).as_posix() for item in found.items if item.kind == "bids"
+    }
+    return dates | {name: times[place] for name, place in places.items() if place in times}
 
 
 def _lost(item: Item) -> Record:
@@ -183,6 +205,16 @@ def _flag(records: Sequence[Record]) -> None:
     spacings = [tuple(record.facts[f"spacing_{axis}_mm"] for axis in "xyz") for record in taken]
     for record, flags in zip(taken, flag_outliers([r.quality for r in taken], spacings), strict=True):
         record.flags += flags
+
+
+def _flag_broken(
+    records: Sequence[Record], source: Path, *, items: Sequence[Item], broken: Collection[str]
+) -> None:
+    """Tell of tables that say nothing of a scan because they cannot be read."""
+    folders = {item.name: item.paths[0].relative_to(source).parents for item in items if item.kind == "bids"}
+    for record in records:
+        if record.accepted and any(folder.as_posix() in broken for folder in folders.get(record.item, ())):
+            record.flags.append("sessions.tsv or scans.tsv cannot be read")
 
 
 def _note_key(key: Path, source: Path, *, items: Sequence[Item], records: Sequence[Record]) -> None:
@@ -217,6 +249,7 @@ def _summary(
     page: Path,
     review: dict[str, Any],
     key: Path,
+    gone: int,
 ) -> Summary:
     taken = [record for record in records if record.accepted]
     return Summary(
@@ -226,6 +259,8 @@ def _summary(
         accepted=len(taken),
         rejected=count_reasons(records),
         ignored=found.ignored,
+        closed=found.closed,
+        gone=gone,
         subjects=len({record.subject for record in taken}),
         flagged=sum(bool(record.flags) for record in taken),
         faces=count_faces(taken),

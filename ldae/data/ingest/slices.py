@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldae.data.ingest.headers import number
 from ldae.data.ingest.manifest import RejectionError
 
 # How far slices may lie from an even row of positions, as a share of their distance.
 UNEVEN = 0.02
 # Cosine of the angle between the slices' normal and the row of their positions: 0.5 degrees of tilt.
 UPRIGHT = 0.99996
+# How far apart slices may lie, as a share of what the header notes; every second one missing makes it 2.
+WIDER = 1.5
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -32,12 +35,18 @@ class Slice:
         pixels: Rescaled, float32 [rows, columns].
         source: Which dataset it came from.
         echo: Echo time in ms, or None.
+        thickness: Noted thickness in mm, or None.
+        distance: Noted distance to the next slice in mm, or None.
+        instance: Instance number of a file with one frame, or None.
     """
 
     affine: NDArray[np.float64]
     pixels: NDArray[np.float32]
     source: int
     echo: float | None
+    thickness: float | None
+    distance: float | None
+    instance: float | None
 
     @property
     def height(self) -> float:
@@ -52,7 +61,7 @@ def read_slices(datasets: Sequence[Any]) -> list[Slice]:
         RejectionError: Pixels or geometry are missing or damaged.
     """
     frames: list[Slice] = []
-    for number, dataset in enumerate(datasets):
+    for source, dataset in enumerate(datasets):
         try:
             pixels = np.asarray(dataset.pixel_array)
         except Exception as error:
@@ -64,7 +73,7 @@ def read_slices(datasets: Sequence[Any]) -> list[Slice]:
         if stack.ndim != 3 or len(stack) != len(groups):
             raise RejectionError("extract", "pixels are no grey-scale slices")
         for picture, own in zip(stack, groups, strict=True):
-            frames.append(_frame(dataset, picture, levels=(own, shared), source=number))
+            frames.append(_frame(dataset, picture, levels=(own, shared), source=source))
     return frames
 
 
@@ -87,7 +96,15 @@ def _frame(dataset: Any, picture: NDArray[Any], *, levels: tuple[Any, ...], sour
     slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
     pixels = (picture.astype(np.float64) * slope + intercept).astype(np.float32)
     echo = timing.get("EffectiveEchoTime", timing.get("EchoTime"))
-    return Slice(LPS_TO_RAS @ affine, pixels, source, None if echo is None else float(echo))
+    return Slice(
+        LPS_TO_RAS @ affine,
+        pixels,
+        source,
+        echo=None if echo is None else float(echo),
+        thickness=number(measures.get("SliceThickness")),
+        distance=number(measures.get("SpacingBetweenSlices")),
+        instance=None if "NumberOfFrames" in dataset else number(dataset.get("InstanceNumber")),
+    )
 
 
 def _first(dataset: Any, name: str) -> Any:
@@ -136,6 +153,29 @@ def check_stack(slices: Sequence[Slice], *, min_slices: int) -> tuple[list[int],
     if abs(float(row @ first.affine[:3, 2])) < UPRIGHT * float(np.linalg.norm(row)):
         raise RejectionError("extract", "tilted stack: slices are not stacked along their normal")
     return kept, len(slices) - len(kept)
+
+
+def check_distance(stack: Sequence[Slice], *, three_d: bool) -> list[str]:
+    """Check a regular stack against what its headers note, as slices missing by turns leave it regular.
+
+    Args:
+        stack: Kept slices in their order.
+        three_d: Whether the acquisition is three-dimensional, and so without gaps between slices.
+
+    Returns:
+        Flags.
+
+    Raises:
+        RejectionError: The slices lie wider apart than noted.
+    """
+    found = float(np.median(np.diff([one.height for one in stack])))
+    noted = abs(stack[0].distance or 0) or (stack[0].thickness or 0 if three_d else 0)
+    if 0 < WIDER * noted < found:
+        raise RejectionError("extract", "missing slices: wider apart than the header notes")
+    numbers = [one.instance for one in stack if one.instance is not None]
+    steps = set(np.abs(np.diff(numbers)).tolist())
+    gaps = len(numbers) == len(stack) and len(steps) == 1 and steps.pop() > 1
+    return ["instance numbers leave gaps: slices may be missing"] if gaps else []
 
 
 def check_converted(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from ldae.data.ingest.convert import extract_dicom, extract_nifti, read_sidecar, subject_of
+from ldae.data.ingest.convert import extract_dicom, extract_nifti, is_image, read_sidecar, subject_of
 from ldae.data.ingest.deidentify import Pseudonyms, parse_date
 from ldae.data.ingest.discover import Item
 from ldae.data.ingest.extras import need, silent_readers
-from ldae.data.ingest.headers import capped_age, dicom_age, dicom_facts, sidecar_facts
+from ldae.data.ingest.headers import (
+    capped_age,
+    dicom_age,
+    dicom_facts,
+    dicom_flags,
+    sidecar_facts,
+    sidecar_flags,
+)
 from ldae.data.ingest.labels import Vocabulary
 from ldae.data.ingest.manifest import Record, RejectionError, Work
 from ldae.data.ingest.mosaic import View, draw_mosaic
 from ldae.data.ingest.quality import measure
 from ldae.data.nifti import load_image, write_on_affine
 from ldae.data.spec import PreprocessingSpec
+from ldae.data.table import is_missing
 from ldae.errors import InputError
 
 
@@ -73,17 +82,17 @@ def _run(item: Item, rules: Rules, *, record: Record) -> None:
     record.content, record.flags = found["content"], list(found["flags"])
     record.facts = dict(found["geometry"])
     record.step = "analyse"
-    dates = rules.dates.get(item.name, "")
-    words = sorted((name, *patterns) for name, patterns in rules.vocabulary.diagnoses.items())
+    told = f"{rules.dates.get(item.name, '')}\0{item.subject}"
     facts = work.cached(
         "analyse",
         item.name,
-        key=[*key, rules.names.digest("date", dates).hex(), words],
+        key=[*key, rules.names.digest("told", told).hex(), asdict(rules.vocabulary)],
         compute=lambda: _analyse(item, rules),
     )
     # the source's own label may be a date, so it is kept in no file
     record.subject, record.visit = facts["subject"], item.visit
     record.facts |= facts["facts"]
+    record.flags += facts["flags"]
     record.step = "process"
     made = work.cached(
         "process", item.name, key=[record.content], compute=lambda: _process(volume, work.mosaic(item.name))
@@ -126,24 +135,21 @@ def _analyse(item: Item, rules: Rules) -> dict[str, Any]:
         return _analyse_dicom(item, rules)
     subject = rules.names.subject(item.subject)
     sidecar = read_sidecar(item.paths[0])
-    when = parse_date(rules.dates.get(item.name, "") or str(sidecar.get("AcquisitionDateTime", "")))
+    told = rules.dates.get(item.name, ""), str(sidecar.get("AcquisitionDateTime") or "")
+    when, flags = _first_date(told)
     facts = sidecar_facts(sidecar)
     site = f"{sidecar.get('InstitutionName', '')}{sidecar.get('DeviceSerialNumber', '')}"
-    return _analysed(rules, subject, when, facts=facts, site=site, text="")
+    analysed = _analysed(rules, subject, when, facts=facts, site=site, text="")
+    return analysed | {"flags": flags + sidecar_flags(sidecar)}
 
 
 def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
     pydicom = need("pydicom", package="pydicom", extra="dicom", verb="ldae ingest with DICOM files")
-    dataset = pydicom.dcmread(item.paths[0], stop_before_pixels=True, force=True)
+    datasets = (pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in item.paths)
+    dataset = next(filter(is_image, datasets))
     subject = rules.names.subject(subject_of([dataset]))
-    when = next(
-        (
-            found
-            for name in ("StudyDate", "SeriesDate", "AcquisitionDate")
-            if (found := parse_date(str(dataset.get(name, ""))))
-        ),
-        None,
-    )
+    told = (str(dataset.get(name) or "") for name in ("StudyDate", "SeriesDate", "AcquisitionDate"))
+    when, flags = _first_date(told)
     facts = dicom_facts(dataset)
     born = parse_date(str(dataset.get("PatientBirthDate", "")))
     if dicom_age(str(dataset.get("PatientAge", ""))) is None and born and when:
@@ -152,7 +158,16 @@ def _analyse_dicom(item: Item, rules: Rules) -> dict[str, Any]:
     names = ("AdmittingDiagnosesDescription", "ReasonForStudy", "PatientComments")
     text = ". ".join(str(dataset.get(name, "")) for name in names)
     facts["study"] = rules.names.digest("study", str(dataset.get("StudyInstanceUID", ""))).hex()[:16]
-    return _analysed(rules, subject, when, facts=facts, site=site, text=text)
+    facts["birth"] = rules.names.digest("birth", born.isoformat()).hex()[:16] if born else ""
+    analysed = _analysed(rules, subject, when, facts=facts, site=site, text=text)
+    return analysed | {"flags": flags + dicom_flags(dataset)}
+
+
+def _first_date(texts: Iterable[str]) -> tuple[date | None, list[str]]:
+    """The first date that can be read, and a flag where there is text but none."""
+    there = [text for text in texts if not is_missing(text)]
+    found = next((day for text in there if (day := parse_date(text))), None)
+    return found, ["date in a form that is not known"] if there and found is None else []
 
 
 def _analysed(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
@@ -123,6 +124,27 @@ def save(dataset: Dataset, path: Path, *, bare: bool) -> None:
         return
     del dataset.file_meta
     dataset.save_as(path, implicit_vr=True, little_endian=True)
+
+
+def amend(paths: Sequence[Path], **elements: Any) -> None:
+    """Set elements of written files, or remove those given as None."""
+    for path in paths:
+        dataset = dcmread(path)
+        for name, value in elements.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+        dataset.save_as(path)
+
+
+def write_report(image: Path, path: Path, *, kind: str) -> None:
+    """An image's header alone, as an object of its series."""
+    dataset = dcmread(image)
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(dataset, name)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = kind
+    dataset.save_as(path)
 
 
 def transcode(path: Path, syntax: int) -> None:

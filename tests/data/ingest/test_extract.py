@@ -17,14 +17,23 @@ pytest.importorskip("pydicom", reason="the extra `dicom` is not installed")
 from dicom_series import (
     IMPLICIT,
     Export,
+    amend,
     head,
     oblique,
     straight,
     transcode,
     write_enhanced,
+    write_report,
     write_series,
 )
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    BasicTextSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+)
 
 from ldae.data.ingest import ingest
 from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
@@ -37,7 +46,7 @@ VOXELS = head()
 
 
 def extracted(folder: Path, *, min_slices: int = 20) -> Volume:
-    (item,) = discover(folder, names=NAMES, out=folder / "out").items
+    (item,) = discover(folder, names=NAMES).items
     scratch = folder.with_name("scratch")
     return extract_dicom(item, names=NAMES, contrast="T1w", min_slices=min_slices, scratch=scratch)
 
@@ -98,6 +107,7 @@ def test_an_archives_compression_keeps_every_voxel(tmp_path: Path, name: str) ->
         ({"BodyPartExamined": "CSPINE"}, "header names another part of the body"),
         ({"LossyImageCompression": "01"}, "lossy compression noted in the header"),
         ({"ContrastBolusAgent": "Gadovist"}, "contrast agent noted in the header"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "inverted grey scale (MONOCHROME1)"),
     ],
 )
 def test_what_a_person_should_look_at_is_told(tmp_path: Path, elements: dict[str, str], flag: str) -> None:
@@ -132,7 +142,7 @@ def test_an_enhanced_file_keeps_every_voxel_in_its_place(tmp_path: Path) -> None
 def test_two_series_in_one_folder_are_two_items(tmp_path: Path) -> None:
     for name, seed in (("shuffled", 1), ("slice", 2)):
         write_series(tmp_path / "in", head(seed=seed), straight(), export=Export(names=name))
-    found = discover(tmp_path / "in", names=NAMES, out=tmp_path / "out").items
+    found = discover(tmp_path / "in", names=NAMES).items
     assert [len(item.paths) for item in found] == [40, 40]
 
 
@@ -149,6 +159,8 @@ def test_a_repeated_slice_is_left_out_and_told(tmp_path: Path) -> None:
         (Export(drop=[11]), "missing slices"),
         (Export(drop=[0], elements={"ImagesInAcquisition": 40}), "missing slices"),
         (Export(drop=range(15, 40)), "too few slices"),
+        (Export(drop=range(1, 40, 2)), "missing slices: wider apart than the header notes"),
+        (Export(description="t1_mprage_sag_KM"), "with contrast agent"),
         (Export(description="localizer"), "localiser"),
         (Export(elements={"ImageType": ["DERIVED", "PRIMARY", "MPR"]}), "derived"),
         (Export(description="t2_space_sag"), "not T1w"),
@@ -167,6 +179,72 @@ def test_unwanted_or_broken_series_have_a_reason(tmp_path: Path, export: Export,
     write_series(tmp_path / "in", VOXELS, straight(), export=export)
     with pytest.raises(RejectionError, match=reason):
         extracted(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"SpacingBetweenSlices": "1"}, "missing slices: wider apart than the header notes"),
+        ({"SpacingBetweenSlices": "-1"}, "missing slices: wider apart than the header notes"),
+        ({"SliceThickness": None}, ""),
+        ({"MRAcquisitionType": "2D"}, ""),
+    ],
+)
+def test_every_second_slice_missing_is_told(tmp_path: Path, elements: dict[str, str], reason: str) -> None:
+    paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export(drop=range(1, 40, 2)))
+    amend(paths, **elements)
+    if reason:
+        with pytest.raises(RejectionError, match=reason):
+            extracted(tmp_path / "in")
+    else:
+        assert extracted(tmp_path / "in").flags == ["instance numbers leave gaps: slices may be missing"]
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SliceThickness": "2"},
+        {"SliceThickness": "0.5", "SpacingBetweenSlices": "1"},
+        {"SliceThickness": "0"},
+    ],
+    ids=["overlapping", "distance-noted", "no-thickness"],
+)
+def test_whole_stacks_of_any_thickness_are_taken(tmp_path: Path, elements: dict[str, str]) -> None:
+    amend(write_series(tmp_path / "in", VOXELS, straight(), export=Export()), **elements)
+    assert extracted(tmp_path / "in").flags == []
+
+
+def test_slices_may_be_numbered_either_way(tmp_path: Path) -> None:
+    for number, path in enumerate(write_series(tmp_path / "in", VOXELS, straight(), export=Export())):
+        amend([path], InstanceNumber=40 - number)
+    assert extracted(tmp_path / "in").flags == []
+
+
+def test_one_slice_with_burned_in_text_is_enough(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export())
+    amend(paths[7:8], BurnedInAnnotation="YES")
+    with pytest.raises(RejectionError, match="burned-in text"):
+        extracted(tmp_path / "in")
+
+
+def test_a_report_among_the_images_is_left_out(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export(drop=[39]))
+    write_report(paths[0], tmp_path / "in" / "A first", kind=BasicTextSRStorage)
+    volume = extracted(tmp_path / "in")
+    assert_same_place(volume, VOXELS[:39], straight())
+    assert volume.flags == []
+
+
+def test_an_image_without_pixels_is_no_report(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in", VOXELS, straight(), export=Export(drop=[39]))
+    write_report(paths[0], tmp_path / "in" / "last", kind=MRImageStorage)
+    with pytest.raises(RejectionError, match="damaged pixel data"):
+        extracted(tmp_path / "in")
+
+
+def test_dates_that_databases_write_for_none_stop_nothing(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=Export(date="00010101"))
+    assert extracted(tmp_path / "in").flags == []
 
 
 def test_an_empty_image_has_a_reason(tmp_path: Path) -> None:
@@ -237,6 +315,6 @@ def test_content_does_not_depend_on_the_order_of_axes(tmp_path: Path) -> None:
 )
 def test_other_contrasts_are_known_by_the_files_name(tmp_path: Path, name: str, reason: str) -> None:
     nib.save(nib.Nifti1Image(VOXELS, straight()), tmp_path / name)
-    (item,) = discover(tmp_path, names=NAMES, out=tmp_path / "out").items
+    (item,) = discover(tmp_path, names=NAMES).items
     with pytest.raises(RejectionError, match=reason):
         extract_nifti(item, contrast="T1w", min_slices=20)

@@ -9,25 +9,13 @@ import os
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
+from balls import save_ball
 
 from ldae.data.cohort import read_cohort
 from ldae.data.ingest import ingest
 from ldae.errors import InputError
-
-
-def save(path: Path, seed: int) -> None:
-    """A noisy ball, other with each seed, whose header says more than it should."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid = np.indices((32, 36, 34)) - 16
-    values = 400.0 * ((grid**2).sum(axis=0) < 150) + np.abs(
-        np.random.default_rng(seed).normal(0, 9, grid[0].shape)
-    )
-    image = nib.Nifti1Image(values.astype(np.int16), np.diag([2, 2, 2, 1]))
-    image.header["descrip"] = b"Petersen Wilma"
-    nib.save(image, path)
 
 
 @pytest.fixture
@@ -36,8 +24,8 @@ def dataset(tmp_path: Path) -> Path:
     for number in range(1, 5):
         for session in ("01", "02") if number == 1 else ("01",):
             stem = root / f"sub-P{number}" / f"ses-{session}" / "anat" / f"sub-P{number}_ses-{session}"
-            save(stem.with_name(f"{stem.name}_T1w.nii.gz"), seed=10 * number + int(session))
-            save(stem.with_name(f"{stem.name}_T2w.nii.gz"), seed=5)
+            save_ball(stem.with_name(f"{stem.name}_T1w.nii.gz"), seed=10 * number + int(session))
+            save_ball(stem.with_name(f"{stem.name}_T2w.nii.gz"), seed=5)
             sidecar = {"MagneticFieldStrength": 1.5, "RepetitionTime": 2.3, "Manufacturer": "GE Healthcare"}
             stem.with_name(f"{stem.name}_T1w.json").write_text(json.dumps(sidecar))
     people = [[f"sub-P{n}", 60 + n, "F", word] for n, word in enumerate(("CN", "AD", "MCI", "n/a"), start=1)]
@@ -54,8 +42,8 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_a_bids_dataset_keeps_what_its_tables_say(dataset: Path, tmp_path: Path) -> None:
-    save(dataset / "derivatives" / "tool" / "sub-P2" / "anat" / "sub-P2_desc-brain_T1w.nii.gz", seed=7)
-    save(dataset / "sub-P2" / "ses-01" / "anat" / "sub-P2_ses-01_space-T1w_mask.nii.gz", seed=8)
+    save_ball(dataset / "derivatives" / "tool" / "sub-P2" / "anat" / "sub-P2_desc-brain_T1w.nii.gz", seed=7)
+    save_ball(dataset / "sub-P2" / "ses-01" / "anat" / "sub-P2_ses-01_space-T1w_mask.nii.gz", seed=8)
     summary = ingest(dataset, tmp_path / "out", min_slices=20)
     assert (summary.accepted, summary.rejected) == (5, {"not T1w": 6})
     frame = read_cohort(tmp_path / "out" / "cohort.csv", check="voxels")
@@ -72,7 +60,7 @@ def test_a_bids_dataset_keeps_what_its_tables_say(dataset: Path, tmp_path: Path)
 def test_nothing_of_a_bids_dataset_tells_who_it_is(tmp_path: Path) -> None:
     root = tmp_path / "in"
     stem = root / "sub-Petersen" / "ses-20150203" / "anat" / "sub-Petersen_ses-20150203_T1w.nii.gz"
-    save(stem, seed=3)
+    save_ball(stem, seed=3)
     who = {
         "PatientName": "Petersen^Wilma",
         "InstitutionName": "Klinik Seeblick",
@@ -101,12 +89,12 @@ def test_labels_are_kept_on_request(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_plain_files_are_taken_by_folder_or_name(tmp_path: Path) -> None:
-    save(tmp_path / "in" / "anna" / "scan.nii.gz", seed=1)
-    save(tmp_path / "in" / "bert_mprage.nii", seed=2)
-    save(tmp_path / "in" / "carl_mprage.nii.gz", seed=2)  # the same image under another name
+    save_ball(tmp_path / "in" / "anna" / "scan.nii.gz", seed=1)
+    save_ball(tmp_path / "in" / "bert_mprage.nii", seed=2)
+    save_ball(tmp_path / "in" / "carl_mprage.nii.gz", seed=2)  # the same image under another name
     (tmp_path / "in" / "dora_t1.nii.gz").write_bytes(b"no image")
-    save(tmp_path / "in" / "anna" / "scan_brain_mask.nii.gz", seed=3)
-    save(tmp_path / "in" / "anna" / "localizer.nii.gz", seed=4)
+    save_ball(tmp_path / "in" / "anna" / "scan_brain_mask.nii.gz", seed=3)
+    save_ball(tmp_path / "in" / "anna" / "localizer.nii.gz", seed=4)
     summary = ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
     assert summary.accepted == 1
     assert summary.rejected == {
@@ -130,7 +118,7 @@ def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) ->
 
 
 def test_what_no_stage_would_take_is_left_out(tmp_path: Path) -> None:
-    save(tmp_path / "in" / "a_t1.nii.gz", seed=1)
+    save_ball(tmp_path / "in" / "a_t1.nii.gz", seed=1)
     image = nib.load(tmp_path / "in" / "a_t1.nii.gz")
     values = image.get_fdata()
     nib.save(
@@ -144,7 +132,7 @@ def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
     """Neither when scans are rejected, nor when others come, nor by another seed."""
     source, table = tmp_path / "in", tmp_path / "out" / "cohort.csv"
     for number in range(4):
-        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+        save_ball(source / f"p{number}" / "t1.nii.gz", seed=number)
     assert ingest(source, table.parent, min_slices=20).split == {"train": 1, "val": 1, "cal": 1, "test": 1}
     before = dict(pd.read_csv(table)[["subject", "split"]].to_numpy())
     (source / "p0").rename(tmp_path / "p0")
@@ -153,7 +141,7 @@ def test_nobody_moves_from_split_to_split(tmp_path: Path) -> None:
     assert before.items() >= dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items()
     (tmp_path / "p0").rename(source / "p0")
     for number in range(4, 8):
-        save(source / f"p{number}" / "t1.nii.gz", seed=number)
+        save_ball(source / f"p{number}" / "t1.nii.gz", seed=number)
     more = ingest(source, table.parent, min_slices=20, seed=3)
     assert more.split == {"train": 5, "val": 1, "cal": 1, "test": 1}
     assert dict(pd.read_csv(table)[["subject", "split"]].to_numpy()).items() >= before.items()
@@ -163,3 +151,35 @@ def test_a_wrong_source_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="source must be a folder"):
         ingest(tmp_path / "none", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_beside_a_dataset_comes_first_and_is_filled_up(dataset: Path, tmp_path: Path) -> None:
+    table = tmp_path / "visits.csv"
+    table.write_text("subject,diagnosis\nP2,MCI\n")
+    ingest(dataset, tmp_path / "out", min_slices=20, clinical=table, keep_labels=True)
+    frame = read_cohort(tmp_path / "out" / "cohort.csv").set_index(["subject", "session"])
+    second, third = frame.loc[("sub-P2", "ses-01")], frame.loc[("sub-P3", "ses-01")]
+    assert (second["diagnosis"], second["age"], second["sex"]) == ("MCI", 62, "F")
+    assert (third["diagnosis"], third["age"]) == ("MCI", 63)
+
+
+@pytest.mark.parametrize("text", ["", "filename\tacq_time\nanat/x\t1\t2\n"])
+def test_a_broken_table_of_one_subject_stops_no_other(dataset: Path, tmp_path: Path, text: str) -> None:
+    (dataset / "sub-P1" / "ses-01" / "sub-P1_ses-01_scans.tsv").write_text(text)
+    assert ingest(dataset, tmp_path / "out", min_slices=20, keep_labels=True).accepted == 5
+    frame = read_cohort(tmp_path / "out" / "cohort.csv").set_index(["subject", "session"])
+    told = frame["flags"].fillna("").str.contains("sessions.tsv or scans.tsv cannot be read")
+    assert told[told].index.tolist() == [("sub-P1", "ses-01")]
+
+
+def test_a_place_outside_of_the_dataset_is_nobody_s(dataset: Path, tmp_path: Path) -> None:
+    table = "filename\tacq_time\n/data/sub-P1_ses-01_T1w.nii.gz\t2015-02-05\n"
+    (dataset / "sub-P1" / "ses-01" / "sub-P1_ses-01_scans.tsv").write_text(table)
+    assert ingest(dataset, tmp_path / "out", min_slices=20).accepted == 5
+
+
+def test_a_header_for_the_whole_dataset_counts(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "T1w.json").write_text(json.dumps({"MagneticFieldStrength": 7, "EchoTime": 0.003}))
+    ingest(dataset, tmp_path / "out", min_slices=20)
+    frame = read_cohort(tmp_path / "out" / "cohort.csv")
+    assert (set(frame["field_strength"]), set(frame["te_ms"])) == ({1.5}, {3})  # the nearer one comes first

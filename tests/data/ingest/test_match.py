@@ -110,3 +110,71 @@ def test_ages_of_two_people_are_told(age: float, flags: int) -> None:
     found = matched(record, visit("AD", age=age))
     assert found.flags == ["age differs between header and table"][:flags]
     assert found.facts["age"] == 70
+
+
+def test_a_label_of_the_same_session_far_away_does_not_count() -> None:
+    found = matched(scan(visit="1"), visit("AD", days=-3287, session="1"), window=180)
+    assert (found.facts["diagnosis"], found.facts["visit_days"]) == ("", None)
+    assert found.flags == ["no clinical visit within the window"]
+
+
+def test_a_whole_head_comes_before_its_stripped_copy() -> None:
+    head, brain = scan("a"), scan("b")
+    brain.facts["brain_extracted"], brain.quality = True, {"snr": 1e6}
+    match([head, brain], [], window=1, keep=False)
+    assert (head.accepted, brain.reason) == (True, "another scan of the visit was taken")
+
+
+def test_a_copy_beside_its_series_does_not_take_the_patient_along() -> None:
+    series, copy = scan("b"), scan("a", subject="sub-2")
+    series.content = copy.content = "same"
+    match([series, copy], [], window=1, keep=False, guessed={"a"})
+    assert (series.accepted, copy.reason) == (True, "duplicate of another item")
+    both = [scan("a"), scan("b", subject="sub-2")]
+    both[0].content = both[1].content = "same"
+    match(both, [], window=1, keep=False, guessed={"a", "b"})
+    assert {record.reason for record in both} == {"same image under several subjects"}
+
+
+@pytest.mark.parametrize(
+    ("births", "sexes", "flags"),
+    [
+        (("x", "y"), ("M", "M"), ["several birth dates under one identifier: perhaps several people"]),
+        (("x", ""), ("M", "F"), ["several sexes under one identifier: perhaps several people"]),
+        (("x", ""), ("M", ""), []),
+    ],
+)
+def test_two_people_under_one_identifier_are_told(births, sexes, flags: list[str]) -> None:
+    scans = [scan("a"), scan("b", days=9)]
+    for record, birth, sex in zip(scans, births, sexes, strict=True):
+        record.facts |= {"birth": birth, "sex": sex}
+    match(scans, [], window=1, keep=False)
+    assert [record.flags for record in scans] == [flags, flags]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subject,date,dx\nx,2019-06-20,AD,Atrophie\n", r"row 2 must have 3 cells as the header has, got 4"),
+        (
+            "subject;date;dx\nx;2019-06-20;AD\n",
+            r"must have its cells set apart by commas, got 'subject;date;dx'",
+        ),
+        ("subject,date\nx,0001-01-01\n", r"date must be written like 2019-03-12 .* in row 2 of"),
+    ],
+)
+def test_no_row_of_a_table_is_lost(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "visits.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
+
+
+def test_ages_are_read_or_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    path.write_text('subject,age\na,"72,5"\nb,71 years\nc,89+\nd,n/a\ne,old\n')
+    visits = read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
+    assert [visit.age for visit in visits] == [72.5, 71, 89, None, None]
+    assert [visit.odd_age for visit in visits] == [False] * 4 + [True]
+    told = matched(scan(), Visit("sub-1", "", DAY, Label(""), None, "", odd_age=True))
+    assert told.flags == ["age in a form that is not known"]

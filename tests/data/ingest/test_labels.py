@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts tell a diagnosis only where they are sure of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ldae.data.ingest.labels import Label, read_vocabulary
+from ldae.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Alzheimer's disease unlikely",
+        "Alzheimer's disease was ruled out",
+        "Alzheimer excluded",
+        "Alzheimer?",
+        "AD?",
+        "AD: not confirmed",
+        "AD: no",
+        "AD not likely",
+        "AD, criteria are not met",
+        "Query AD",
+        "possible AD",
+        "susp. AD",
+        "evaluate for Alzheimer's disease",
+        "AD vs FTD",
+        "non-AD dementia",
+        "preclinical AD",
+        "Alzheimer's Disease Neuroimaging Initiative",
+        "sister has Alzheimer's disease",
+        "Alzheimer's disease in her grandmother",
+        "DAT scan normal",
+        "MRT ad hoc angefordert",
+        "Restitutio ad integrum",
+        "Left HC atrophy",
+        "CN II normal",
+        "Diagnosis: CN II palsy",
+        "CN?",
+        "kein Alzheimer",
+        "Ausschluss AD",
+        "V.a. Alzheimer",
+        "Va Alzheimer",
+        "V. a. Alzheimer-Demenz",
+        "Alzheimer-Demenz ausgeschlossen",
+        "Alzheimer bei der Mutter",
+    ],
+)
+def test_what_is_not_sure_stays_empty(text: str) -> None:
+    assert read_vocabulary().read(text) == Label("")
+
+
+@pytest.mark.parametrize(
+    ("text", "diagnosis"),
+    [
+        ("AD", "AD"),
+        ("AD, no stroke", "AD"),
+        ("AD, not on medication", "AD"),
+        ("probable AD (Dr. Vogel)", "AD"),
+        ("familial Alzheimer's disease", "AD"),
+        ("No stroke. Alzheimer's disease. ", "AD"),
+        ("DAT", "AD"),
+        ("G30.1", "AD"),
+        ("VA patient with AD", "AD"),
+        ("AD 2010 ausgeschlossen, jetzt Alzheimer", "AD"),
+        ("MCI, accompanied by wife", "MCI"),
+        ("CN", "CN"),
+        (". HC. ", "CN"),
+        ("Group: HC", "CN"),
+        ("healthy control, amyloid negative", "CN"),
+    ],
+)
+def test_what_is_sure_is_told(text: str, diagnosis: str) -> None:
+    assert read_vocabulary().read(text).diagnosis == diagnosis
+
+
+@pytest.mark.parametrize("text", ["MCI to CN", "NC/AD", "AD and MCI"])
+def test_several_diagnoses_conflict(text: str) -> None:
+    assert read_vocabulary().read(text).conflict
+
+
+def test_a_vocabulary_may_have_no_words_that_deny(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("diagnoses: {AD: [alzheimer]}", encoding="utf-8")
+    assert read_vocabulary(path).read("no Alzheimer, excluded").diagnosis == "AD"
+    path.write_text("diagnoses: {AD: [alzheimer]}\nnegation_after: [excluded]", encoding="utf-8")
+    assert read_vocabulary(path).read("no Alzheimer, excluded") == Label("")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "diagnoses: {AD: alzheimer}",
+        "diagnoses: {AD: [alzheimer]}\nnegation: kein",
+        "diagnoses: {AD: [alzheimer]}\nnegation_after: excluded",
+        "diagnoses: {AD: ['']}",
+        "diagnoses: {AD: ['alzheimer|']}",
+        "diagnoses: {AD: [alzheimer, ]}\nnegation: [null]",
+        "diagnoses: {AD: ['(']}",
+        "diagnoses: [AD]",
+        "AD",
+        "",
+    ],
+)
+def test_a_vocabulary_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="A vocabulary must hold diagnoses"):
+        read_vocabulary(path)
+
+
+def test_a_vocabulary_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_bytes("diagnoses: {AD: ['gedächtnis']}".encode("latin-1"))
+    with pytest.raises(InputError, match="A vocabulary must hold diagnoses"):
+        read_vocabulary(path)
