@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PARTIAL = ".partial-"
 ABANDONED = 24 * 3600
-"""Seconds after which a half-written file of another machine is nobody's: no single file takes so long."""
+"""Seconds after which a half-written file of elsewhere is nobody's: no single file takes so long."""
 NETWORKS = ("autoencoder", "denoiser", "representation")
 
 
@@ -83,6 +84,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         StorageError: There is no room for it, or it may not be written.
     """
     path = Path(path)
+    if path.name.startswith(PARTIAL):
+        # its maker puts it in place, and tells of faults by the name that was wanted
+        yield path
+        return
     with opening(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         suffix = "".join(path.suffixes[-2:])
@@ -122,8 +127,18 @@ def atomic_folder(folder: str | Path, *, last: str) -> Iterator[Path]:
 
 
 def partial_prefix() -> str:
-    """How names of files begin that this process is writing: with its number and its machine."""
-    return f"{PARTIAL}{os.getpid()}@{socket.gethostname()}~"
+    """How names of files begin that this process is writing: with its number and where it has that number."""
+    return f"{PARTIAL}{os.getpid()}@{_here()}~"
+
+
+@lru_cache(maxsize=1)
+def _here() -> str:
+    """Where numbers of processes mean the same: a machine since it was started, or a container."""
+    place = [socket.gethostname()]
+    with suppress(OSError):
+        place.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        place.append(os.readlink("/proc/self/ns/pid"))
+    return sha256_json(place)[:12]
 
 
 def clear_partials(folder: str | Path, *, deep: bool = False) -> None:
@@ -145,13 +160,14 @@ def clear_partials(folder: str | Path, *, deep: bool = False) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether the process is gone that was writing this; one of another machine when it has taken a day."""
-    writer = re.match(rf"{re.escape(PARTIAL)}(\d+)@(.*)~", path.name)
+    """Whether the process is gone that was writing this; of one elsewhere nothing is known but the time."""
+    writer = re.match(rf"{re.escape(PARTIAL)}(\d+)@(\w+)~", path.name)
     if writer is None:
         return False
-    if writer[2] == socket.gethostname() and not _is_alive(int(writer[1])):
-        return True
-    return time.time() - path.stat().st_mtime > ABANDONED
+    if writer[2] == _here():
+        return not _is_alive(int(writer[1]))
+    # not the time of change, which a link takes over from what it links to
+    return time.time() - path.stat().st_ctime > ABANDONED
 
 
 def _is_alive(process: int) -> bool:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ldae.data.artefact import atomic_path, read_json, write_json
+from ldae.data.artefact import atomic_path, read_json, whole, write_json
 from ldae.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -123,25 +123,29 @@ class LatentStore:
 
         Raises:
             FileNotFoundError: There is none yet.
+            CheckpointError: It is damaged.
         """
         import pandas as pd
 
         path = self.folder / "index.csv"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        with whole(path):
+            return pd.read_csv(path, dtype=str, keep_default_na=False)[list(INDEX_COLUMNS)]
 
     def document(self) -> dict[str, Any]:
         """store.json: the hashes of spec, autoencoder and split that the index was written for.
 
         Raises:
             FileNotFoundError: There is none yet.
+            CheckpointError: It is damaged.
         """
         path = self.folder / "store.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
-        document: dict[str, Any] = read_json(path)
-        return document
+        with whole(path):
+            document = read_json(path)
+            return {**document, **{name: str(document[name]) for name in ("autoencoder", "spec", "split")}}
 
     def compute_stats(self, train_keys: Sequence[str]) -> LatentStats:
         """Measure mean and standard deviation over the training scans, in float64, and write them.

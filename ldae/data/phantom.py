@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, write_json
+from ldae.data.artefact import atomic_path, read_json, sha256_file, sha256_json, whole, write_json
 from ldae.data.phantom_anatomy import label_anatomies
 from ldae.data.phantom_factors import Factors, draw_cohort, session_name, subject_name
 from ldae.data.phantom_fields import Grid
@@ -143,7 +143,8 @@ def _claim(out: Path, parameters: dict[str, Any], *, label_maps: str | Path | No
     """Write phantom.json, or find the same parameters in it; where the label maps lie is not one of them."""
     path = out / PARAMETERS
     if path.is_file():
-        held = read_json(path)["parameters"]
+        with whole(path):
+            held = dict(read_json(path)["parameters"])
         differing = [f"{k} {held.get(k)} there, {v} now" for k, v in parameters.items() if held.get(k) != v]
         if differing:
             raise InputError(
@@ -167,14 +168,14 @@ def _journal(out: Path) -> dict[str, float]:
     done: dict[str, float] = {}
     if not path.is_file():
         return done
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # the line at which an earlier run was killed
+            scan, size, ventricles = out / entry["path"], entry["bytes"], float(entry["ventricle_ml"])
+        except (ValueError, KeyError, TypeError):  # the line at which an earlier run was killed
             continue
-        scan = out / entry["path"]
-        if scan.is_file() and scan.stat().st_size == entry["bytes"]:
-            done[entry["path"]] = entry["ventricle_ml"]
+        if scan.is_file() and scan.stat().st_size == size:
+            done[entry["path"]] = ventricles
     return done
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,8 +159,8 @@ def embed_cohort(
         overwrite: Compute them even if the same lie there.
         progress: Show a bar.
         depths: Add the encoder's earlier depths, e1_000 and on; a table that has them also serves without.
-        shard: Embed only this part of the scans, into a file beside `out`; a run without it finds the parts
-            and merges them, if all of them are there.
+        shard: Embed only this part of the scans, into a file beside `out`; a run without it merges the parts
+            that are there, and computes what is missing.
 
     Returns:
         The file written.
@@ -187,16 +188,19 @@ def embed_cohort(
     if not overwrite and _holds(out, request):
         logger.info("%s is up to date", out)
         return out
-    table = None if overwrite or shard else _merged(out, frame, spec=spec, metadata=metadata)
-    if table is None:
+    parts = [] if overwrite or shard else _parts(out, frame, spec=spec, metadata=metadata)
+    rest = frame.drop(pd.Index([row for part in parts for row in part.index]))
+    if len(rest):
         volumes = VolumeCache(cache, spec) if cache else None
         if volumes is not None:
-            volumes.prepare(list(frame["path"]), progress=progress)
+            volumes.prepare(list(rest["path"]), progress=progress)
         from ldae.pipeline.pipeline import LDAEPipeline
 
         loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
-        table = loaded.embed(frame, batch_size=batch_size, cache=volumes, progress=progress, depths=depths)
-    table.attrs |= request
+        made = loaded.embed(rest, batch_size=batch_size, cache=volumes, progress=progress, depths=depths)
+        parts.append(made.set_axis(rest.index))
+    table = pd.concat(parts).loc[frame.index].reset_index(drop=True)
+    table.attrs = {name: value for name, value in parts[-1].attrs.items() if name != "path"} | request
     write_embeddings(table, out)
     return out
 
@@ -206,25 +210,24 @@ def part_path(out: Path, shard: Shard) -> Path:
     return out.with_name(f"{out.stem}.part-{shard.number}-of-{shard.count}{out.suffix}")
 
 
-def _merged(
+def _parts(
     out: Path, frame: pd.DataFrame, *, spec: PreprocessingSpec, metadata: Mapping[str, Any]
-) -> pd.DataFrame | None:
-    """The table of these rows from its parts, if all of them lie beside it and were made for the same."""
-    for first in sorted(out.parent.glob(f"{out.stem}.part-1-of-*{out.suffix}")):
-        count = int(first.stem.rpartition("-")[2])
+) -> list[pd.DataFrame]:
+    """The parts of these rows that lie beside the table and were made for the same, of the best division."""
+    best: list[pd.DataFrame] = []
+    pattern = re.compile(rf"{re.escape(out.stem)}\.part-\d+-of-(\d+){re.escape(out.suffix)}")
+    for count in sorted(
+        {int(told[1]) for path in out.parent.glob("*") if (told := pattern.fullmatch(path.name))}
+    ):
         parts = []
         for shard in (Shard(number, count) for number in range(1, count + 1)):
             path, rows = part_path(out, shard), frame.iloc[shard.places]
-            if not _holds(path, {**metadata, "request": _request(rows, spec)}):
-                break
-            part = read_embeddings(path)
-            parts.append(part.set_axis(rows.index))
-        else:
-            logger.info("Merging %d parts into %s", count, out)
-            table = pd.concat(parts).loc[frame.index]
-            table.attrs = {name: value for name, value in parts[0].attrs.items() if name != "path"}
-            return table
-    return None
+            if _holds(path, {**metadata, "request": _request(rows, spec)}):
+                parts.append(read_embeddings(path).set_axis(rows.index))
+        best = max(best, parts, key=lambda some: sum(map(len, some)))
+    if best:
+        logger.info("%d parts go into %s", len(best), out)
+    return best
 
 
 def _rows(frame: pd.DataFrame, *, splits: Sequence[str] | None, trained: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ldae.data.artefact import CONFIG_NAME, read_json
+from ldae.data.artefact import CONFIG_NAME, read_json, whole
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.shard import Shard
@@ -58,8 +58,10 @@ def open_run_cohort(
         CheckpointError: The component was trained on another split.
     """
     path = Path(cohort) if cohort else run_dir / "cohort" / "cohort.csv"
-    document = read_json(trained / CONFIG_NAME)
-    cache = VolumeCache(run_dir / "cache", PreprocessingSpec.from_dict(document["spec"]))
+    with whole(trained / CONFIG_NAME):
+        document = read_json(trained / CONFIG_NAME)
+        spec, trained_on = PreprocessingSpec.from_dict(document["spec"]), str(document["split"])
+    cache = VolumeCache(run_dir / "cache", spec)
     frame = read_cohort(
         path,
         # the voxels of the part are read below, those of the others by their own jobs
@@ -68,9 +70,9 @@ def open_run_cohort(
         progress=progress,
     )
     split = split_hash(frame)
-    if split != document["split"]:
+    if split != trained_on:
         raise CheckpointError(
-            f"{trained} was trained on split {str(document['split'])[:12]}, but {path} "
+            f"{trained} was trained on split {trained_on[:12]}, but {path} "
             f"has split {split[:12]}. Bring the old split column back, or train anew in another --run_dir."
         )
     if shard is not None:

@@ -32,7 +32,7 @@ from ldae.data.phantom_factors import (
 from ldae.data.phantom_fields import Grid, compose, exponential, jacobian, refine, sample
 from ldae.data.phantom_growth import CENTRE, FIELD
 from ldae.data.phantom_render import identity_velocity, inverse_map, render
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.baselines import oracle_auc
 
 GRID = Grid.centred(CENTRE, spacing=5.0, shape=(32, 40, 32))
@@ -406,3 +406,21 @@ def test_fine_scans_of_the_size_of_real_ones(tmp_path: Path) -> None:
     image = nib.load(tmp_path / "fine" / fine["path"][0])
     assert image.shape == (128, 160, 128)
     assert image.header.get_zooms() == pytest.approx((1.5, 1.5, 1.5))
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "{}", '{"parameters": null}', ""])
+def test_damaged_parameters_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "phantom.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"phantom\.json must be"):
+        make_phantom(tmp_path, subjects=6, spacing=10, size=(16, 24, 16))
+
+
+def test_a_damaged_journal_costs_only_what_it_told(tmp_path: Path) -> None:
+    options = {"subjects": 6, "spacing": 10, "size": (16, 24, 16), "jobs": 1}
+    table = make_phantom(tmp_path, **options)
+    before = table.read_bytes()
+    journal = tmp_path / "scans" / "rendered.jsonl"
+    lines = journal.read_bytes().splitlines()
+    journal.write_bytes(b"\n".join([b"\xff\xfe\x00", b"null", b"[1]", b"{}", *lines[2:]]))
+    table.unlink()
+    assert make_phantom(tmp_path, **options).read_bytes() == before

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ldae.data.artefact import ABANDONED, atomic_folder, atomic_path, clear_partials
+from ldae.data.artefact import ABANDONED, atomic_folder, atomic_path, clear_partials, partial_prefix
 from ldae.data.ingest.deidentify import read_key, write_key
+from ldae.errors import StorageError
+
+HERE = partial_prefix().partition("@")[2].rstrip("~")
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +34,9 @@ def dead() -> int:
 def leave(dead: int) -> Callable[..., Path]:
     """A half-written file of a process: a dead one of this machine by default."""
 
-    def write(folder: Path, *, process: int = dead, host: str = socket.gethostname(), age: float = 0) -> Path:
+    def write(folder: Path, *, process: int = dead, host: str = HERE) -> Path:
         path = folder / f".partial-{process}@{host}~x1_y.npy"
         path.write_bytes(b"half")
-        os.utime(path, (time.time() - age,) * 2)
         return path
 
     return write
@@ -42,32 +45,60 @@ def leave(dead: int) -> Callable[..., Path]:
 def test_files_in_work_carry_their_process(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "file.json") as one, atomic_folder(tmp_path / "folder", last="a") as two:
         for path in (one, two):
-            assert path.name.startswith(f".partial-{os.getpid()}@{socket.gethostname()}~")
+            assert path.name.startswith(f".partial-{os.getpid()}@{HERE}~")
+            os.utime(path, (0, 0))
             clear_partials(path.parent)
             assert path.exists()
         one.write_text("")
 
 
-def test_only_what_dead_processes_left_is_cleared(tmp_path: Path, leave: Callable[..., Path]) -> None:
+def test_only_what_dead_processes_left_is_cleared(
+    tmp_path: Path, leave: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / "deep"
     deep.mkdir()
-    gone = [leave(tmp_path), leave(tmp_path, host="elsewhere", age=ABANDONED + 60)]
-    kept = [
-        leave(tmp_path, process=1),
-        leave(tmp_path, host="elsewhere2", age=ABANDONED - 60),
-        leave(deep),
-        tmp_path / ".partial-last.ckpt",
-    ]
+    gone = leave(tmp_path)
+    elsewhere = leave(tmp_path, host="elsewhere")
+    kept = [leave(tmp_path, process=1), leave(deep), tmp_path / ".partial-another.ckpt"]
     kept[-1].touch()
     clear_partials(tmp_path)
-    assert [path.exists() for path in gone + kept] == [False] * 2 + [True] * 4
+    assert [path.exists() for path in (gone, elsewhere, *kept)] == [False, True, True, True, True]
     clear_partials(tmp_path, deep=True)
-    assert [path.exists() for path in kept] == [True, True, False, True]
+    assert [path.exists() for path in kept] == [True, False, True]
     clear_partials(tmp_path / "nothing")
+    now = time.time()
+    for later, there in ((ABANDONED - 60, True), (ABANDONED + 60, False)):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        clear_partials(tmp_path)
+        assert elsewhere.exists() == there
+    assert kept[0].exists()  # it is alive, however long it takes
+
+
+def test_numbers_of_another_container_s_processes_mean_nothing(tmp_path: Path) -> None:
+    isolated = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespace of its own can be made here")
+    clears = "import sys; from ldae.data.artefact import clear_partials; clear_partials(sys.argv[1])"
+    with atomic_path(tmp_path / "file.json") as half:
+        subprocess.run([*isolated, sys.executable, "-c", clears, str(tmp_path)], check=True)
+        assert half.exists()
+        half.write_text("")
+
+
+def test_a_fault_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    told = r"scan\.nii\.gz cannot be written: the disk is full"
+    with (
+        pytest.raises(StorageError, match=told) as error,
+        atomic_path(tmp_path / "scan.nii.gz") as outer,
+        atomic_path(outer),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ".partial" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folders_are_cleared_too(tmp_path: Path, dead: int) -> None:
-    half = tmp_path / f".partial-{dead}@{socket.gethostname()}~abc"
+    half = tmp_path / f".partial-{dead}@{HERE}~abc"
     (half / "within").mkdir(parents=True)
     (half / "within" / "file").touch()
     clear_partials(tmp_path)
@@ -79,7 +110,7 @@ def test_split_clears_what_a_killed_one_left(
 ) -> None:
     shutil.copytree(tiny_run / "cohort", tmp_path / "cohort")
     half = leave(tmp_path / "cohort")
-    (tmp_path / "cohort" / ".lock").write_text(json.dumps([dead, socket.gethostname()]))
+    (tmp_path / "cohort" / ".lock").write_text(json.dumps([dead, "here"]))
     assert ldae("split", "--cohort", tmp_path / "cohort" / "cohort.csv", "--overwrite").code == 0
     assert not half.exists()
     assert not (tmp_path / "cohort" / ".lock").exists()

@@ -119,3 +119,21 @@ def test_parts_merge_to_the_store_of_one_run(own_run: Path, tmp_path: Path, pipe
     torch.testing.assert_close(one.stats().mean, two.stats().mean, atol=1e-5, rtol=1e-4)
     rows = [store.index().drop(columns=["path", "key"]) for store in (one, two)]
     pd.testing.assert_frame_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "{}", ""])
+def test_a_damaged_parent_is_named(own_run: Path, text: str) -> None:
+    (own_run / "autoencoder" / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"autoencoder/config\.json must be"):
+        compress_cohort(own_run, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["index.csv", "store.json"])
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"\xff\xfe\x00", b"a,b\n1,2\n"])
+def test_a_damaged_index_is_made_anew(own_run: Path, name: str, content: bytes) -> None:
+    compress_cohort(own_run, device="cpu")
+    path = own_run / "latents" / name
+    before = path.read_bytes()
+    path.write_bytes(content)
+    compress_cohort(own_run, device="cpu")
+    assert path.read_bytes() == before

@@ -138,6 +138,26 @@ def test_parts_merge_to_the_table_of_one_run(
     pd.testing.assert_frame_equal(merged, whole, atol=1e-4)
 
 
+def test_a_part_that_is_missing_is_computed_and_no_other(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_embeddings(embed(run_dir, tmp_path / "whole.parquet"))
+    out = tmp_path / "embeddings.parquet"
+    for number in (1, 3):
+        embed(run_dir, out, shard=Shard(number, 3))
+    embed(run_dir, out, shard=Shard(1, 2))  # half of them: the two thirds serve better
+    asked, compute = [], LDAEPipeline.embed
+
+    def counted(self: LDAEPipeline, frame: pd.DataFrame, **options: object) -> pd.DataFrame:
+        asked.append(len(frame))
+        return compute(self, frame, **options)
+
+    monkeypatch.setattr(LDAEPipeline, "embed", counted)
+    merged = read_embeddings(embed(run_dir, out))
+    assert asked == [len(whole.iloc[Shard(2, 3).places])]
+    pd.testing.assert_frame_equal(merged, whole, atol=1e-4)
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "2", "a/b", "1/0"])
 def test_a_part_that_does_not_exist_is_said(text: str) -> None:
     with pytest.raises(InputError, match="shard must be a part such as 2/8"):
