@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint that an interrupted training goes on from: every epoch's, and the one of a Ctrl-C."""
+"""The checkpoint that an interrupted training goes on from: every epoch's, and that of Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,40 +15,68 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from ldae.cli.ending import TERMINATED, Terminated
+from ldae.cli.processes import is_ordered
+from ldae.data.artefact import PARTIAL, atomic_path
 from ldae.data.samplers import EpochSampler
-from ldae.data.storage import writing
 from ldae.errors import CheckpointError, Interrupted
 
 AWAY = "Bring the whole file back, or train anew with --overwrite true."
 
 
+class BesideCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, where Lightning's goes through TMPDIR, which may be small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it whole or not at all, or as a partial file that the caller puts in place."""
+        if Path(path).name.startswith(PARTIAL):
+            torch.save(checkpoint, path)
+            return
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
 class EpochCheckpoint(Checkpoint):
-    """Keeps one checkpoint, that of the last finished epoch or, after Ctrl-C, of the last finished step.
+    """Keeps one checkpoint, that of the last finished epoch or, after a stop, of the last finished step.
 
-    Lightning writes a file bit by bit, so a kill in between would leave half a checkpoint in the place of
-    the whole one: here the file is written beside the old one and replaces it at once.
-
-    The first Ctrl-C saves and ends after the current step, the second one ends at once. A checkpoint
-    within an epoch also holds the state of the random numbers, so that what follows is what would have been.
+    The first Ctrl-C saves and ends after the current step, the second one ends at once; SIGTERM is a first
+    Ctrl-C however often it comes. A checkpoint within an epoch also holds the state of the random numbers, so
+    that what follows is what would have been. Several processes leave the epoch that SIGTERM ends unsaved.
 
     Args:
         path: The checkpoint.
         started: When the command began, by `time.perf_counter`.
         earlier: Seconds spent before that, by a command that was interrupted.
-        saved: Called with the seconds spent so far, over all interruptions, after each checkpoint.
+        saving: Called with the seconds spent so far, over all interruptions, when a checkpoint is written and
+            about to take its place.
+        kept: Whether the path holds a checkpoint of this training already.
+        command: What goes on from it, as a person would say.
     """
 
-    def __init__(self, path: Path, *, started: float, earlier: float, saved: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        started: float,
+        earlier: float,
+        saving: Callable[[float], None],
+        kept: bool,
+        command: str = "The same command",
+    ) -> None:
         self.path = path
         self.started = started
-        self.saved = saved
         self.earlier = earlier
+        self.saving = saving
+        self.kept = kept
+        self.command = command
         self.stopping = False
+        self.terminated = False
         self._within_epoch = False
         self._random: dict[str, Tensor] = {}
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     @property
     def seconds(self) -> float:
@@ -66,10 +94,16 @@ class EpochCheckpoint(Checkpoint):
         """Keep the random numbers' state for the first step."""
         self._random = dict(state_dict)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write beside the checkpoint's place; how other formats are written is theirs to say."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = BesideCheckpointIO()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on Ctrl-C waits for the step."""
+        """From here on Ctrl-C and SIGTERM wait for the step."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._stop)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._stop)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -80,55 +114,73 @@ class EpochCheckpoint(Checkpoint):
             if "cuda" in self._random and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self._random["cuda"])
             self._random = {}
+        ordered = self._is_ordered(trainer)
         step = trainer.accumulate_grad_batches * getattr(pl_module, "accumulate", 1)
-        if self.stopping and batch_idx and batch_idx % step == 0 and _can_go_on_within_epoch(trainer):
+        can_save = _can_go_on_within_epoch(trainer)
+        if (self.stopping or ordered) and can_save and batch_idx and batch_idx % step == 0:
             self._within_epoch = True
             self._save(trainer)
-            raise self._interrupted()
+            raise self.ended(trainer)
+        if ordered and not (can_save and batch_idx):
+            raise self.ended(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         self._within_epoch = False
         self._save(trainer)
-        if self.stopping and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-            raise self._interrupted()
+        ordered = self._is_ordered(trainer)
+        if ordered or (self.stopping and trainer.current_epoch + 1 < (trainer.max_epochs or 0)):
+            raise self.ended(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ctrl-C as before."""
+        """Ctrl-C and SIGTERM as before."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Ctrl-C as before."""
+        """Ctrl-C and SIGTERM as before."""
         self._restore()
 
+    def ended(self, trainer: Trainer) -> BaseException:
+        """What ends this process because it was asked to; the first of several says where to go on."""
+        if not self.terminated:
+            return Interrupted(self._told())
+        return Terminated(self._told()) if trainer.is_global_zero else SystemExit(TERMINATED)
+
+    def _is_ordered(self, trainer: Trainer) -> bool:
+        """Whether SIGTERM has come to any process; what comes while they ask each other counts next time."""
+        ordered = is_ordered(self.terminated, trainer=trainer)
+        if ordered:
+            self.terminated = True
+        return ordered
+
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def _stop(self, number: int, frame: Any) -> None:
+        if number == signal.SIGTERM:
+            self.terminated = True
+            return
         if self.stopping:
-            raise self._interrupted()
+            raise Interrupted(self._told())
         self.stopping = True
         # not print: the signal may come while something is printed
         os.write(2, b"Saving, then stopping; Ctrl-C again stops at once.\n")
 
-    def _interrupted(self) -> Interrupted:
-        if self.path.is_file():
-            return Interrupted(f"Stopped and saved in {self.path}. The same command goes on from there.")
-        return Interrupted("Stopped before anything was saved. The same command begins anew.")
+    def _told(self) -> str:
+        if self.kept:
+            return f"Stopped and saved in {self.path}. {self.command} goes on from there."
+        return "Stopped before anything was saved. The same command begins anew."
 
     def _save(self, trainer: Trainer) -> None:
-        partial = self.path.with_name(f".partial-{self.path.name}")
-        try:
-            with writing(self.path):
-                trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self.path)
-                self.saved(self.seconds)
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # which the first process writes
+        else:
+            with atomic_path(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+                self.saving(self.seconds)
+        self.kept = True
 
 
 def _can_go_on_within_epoch(trainer: Trainer) -> bool:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ldae import __version__
+from ldae.cli.ending import TERMINATED, Terminated, terminable
 from ldae.data.lock import held
 from ldae.data.storage import full_disk
 from ldae.errors import CheckpointError, InputError, Interrupted, StorageError
@@ -28,6 +29,7 @@ GROUPS = {
 VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 BAD_INPUT = 2
 INTERRUPTED = 130  # as a shell tells that Ctrl-C ended a program
+STOPPED = "Stopped. What was finished is kept, and the same command goes on from there."
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; those of the process by default.
 
     Returns:
-        0 when done, 2 when the input is wrong or the disk full, 130 when it was interrupted; the sentence
-        that says what is on stderr.
+        0 when done, 2 when the input is wrong or the disk full, 130 when it was interrupted by Ctrl-C, 143 by
+        SIGTERM; the sentence that says what is on stderr.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        with terminable():
+            return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT if stop.code else 0
     except (InputError, CheckpointError, StorageError, FileNotFoundError) as error:
@@ -65,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except Interrupted as stop:
         return _tell(str(stop), code=INTERRUPTED)
+    except Terminated as stop:
+        return _tell(str(stop) or STOPPED, code=TERMINATED)
     except KeyboardInterrupt:
-        return _tell(
-            "Stopped. What was finished is kept, and the same command goes on from there.", code=INTERRUPTED
-        )
+        return _tell(STOPPED, code=INTERRUPTED)
 
 
 def entry() -> NoReturn:

@@ -4,14 +4,24 @@
 from __future__ import annotations
 
 import csv
-import shutil
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ldae.cli.configs import differences
-from ldae.data.artefact import read_json, sha256_file, sha256_json, whole, write_json
+from ldae.data.artefact import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    atomic_path,
+    read_json,
+    sha256_file,
+    sha256_json,
+    to_json,
+    whole,
+)
 from ldae.errors import CheckpointError
 
 COHORT_COLUMNS = ("subject", "session", "path", "diagnosis", "age", "split")
@@ -63,33 +73,44 @@ class StageFolder:
         return self.folder / "config.yaml"
 
     @property
+    def record(self) -> Path:
+        return self.folder / "stage.json"
+
+    @property
     def artefact(self) -> Path:
         """The component that the stage writes when it is done."""
         return self.run_dir / self.kind / "config.json"
 
     def read(self) -> StageState | None:
         """The record, or None before the first training."""
-        path = self.folder / "stage.json"
-        if not path.is_file():
+        if not self.record.is_file():
             return None
-        document = read_json(path)
-        if not isinstance(document, dict) or set(document) != {item.name for item in fields(StageState)}:
-            raise CheckpointError(f"{path} must be a record of fit, got other keys. {WAY_OUT}")
-        with whole(path):
-            return StageState(
-                config=dict(document["config"]),
-                inputs=dict(document["inputs"]),
-                request=str(document["request"]),
-                outputs=dict(document["outputs"]),
-                seconds=float(document["seconds"]),
-            )
+        try:
+            document = read_json(self.record)
+            with whole(self.record):
+                if set(document) != {item.name for item in fields(StageState)}:
+                    raise ValueError("it has other keys")
+                return StageState(
+                    config=dict(document["config"]),
+                    inputs=dict(document["inputs"]),
+                    request=str(document["request"]),
+                    outputs=dict(document["outputs"]),
+                    seconds=float(document["seconds"]),
+                )
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.record} must be a whole record of fit. {WAY_OUT}") from error
 
-    def write(self, state: StageState) -> None:
-        write_json(self.folder / "stage.json", asdict(state))
+    def write(self, state: StageState, *, alone: bool = False) -> None:
+        """Put the record in the place of the one before.
 
-    def clear(self) -> None:
-        """Forget the training; the component that it wrote stays until a new one replaces it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        Args:
+            state: The record.
+            alone: Take away the checkpoint, which is another training's, before it would speak for that.
+        """
+        with atomic_path(self.record) as temporary:
+            temporary.write_text(to_json(asdict(state)), encoding="utf-8")
+            if alone:
+                self.checkpoint.unlink(missing_ok=True)
 
 
 def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
@@ -108,9 +129,14 @@ def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
         return sha256_json([[row.get(column) for column in columns] for row in csv.DictReader(stream)])
 
 
+def parents(run_dir: Path, *, kind: str) -> dict[str, Path]:
+    """What earlier steps write and a stage of this kind learns from, by who writes it."""
+    return {Path(name).parts[0]: run_dir / name for name in PARENTS.get(kind, ())}
+
+
 def gather_inputs(run_dir: Path, *, cohort: Path, kind: str, config: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of what a stage of this kind learns from: the cohort's table and what earlier steps wrote."""
-    found = {Path(name).parts[0]: run_dir / name for name in PARENTS.get(kind, ())}
+    found = parents(run_dir, kind=kind)
     inputs = {parent: sha256_file(path) for parent, path in found.items() if path.is_file()}
     cohort_sha = cohort_hash(cohort, target=config.get(TARGET))
     return inputs if cohort_sha is None else {"cohort": cohort_sha, **inputs}
@@ -122,22 +148,46 @@ def output_hashes(run_dir: Path, files: Sequence[Path]) -> dict[str, str]:
 
 
 def is_complete(run_dir: Path, state: StageState) -> bool:
-    """Whether everything that the stage wrote at its end is still there, unchanged."""
+    """Whether everything that the stage wrote at its end is still there, unchanged.
+
+    Weights are looked at from outside only: hashing them would take longer than any answer may.
+    """
     return bool(state.outputs) and all(
-        (run_dir / name).is_file() and sha256_file(run_dir / name) == digest
+        (run_dir / name).is_file()
+        and sha256_file(run_dir / name) == digest
+        and (Path(name).name != CONFIG_NAME or _has_weights((run_dir / name).parent))
         for name, digest in state.outputs.items()
     )
+
+
+def _has_weights(component: Path) -> bool:
+    """Whether a component's weights are a safetensors file of the length that its header tells."""
+    try:
+        with (component / WEIGHTS_NAME).open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            found = os.fstat(stream.fileno()).st_size
+            if size > found:
+                return False
+            header = json.loads(stream.read(size))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return bool(found == 8 + size + max(ends, default=0))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def find_complete(run_dir: Path, *, request: str, cohort: Path) -> StageFolder | None:
     """The stage that these very words have trained already, if all is as it was then.
 
-    It reads a few small files only, so the answer comes before the training stack could be imported.
+    It reads a few small files only, so the answer comes before the training stack could be imported. A
+    damaged record answers nothing: whose it is shows once the configuration is read.
     """
     checkpoints = run_dir / "checkpoints"
     for path in sorted(checkpoints.rglob("stage.json")):
         stage = StageFolder(run_dir=run_dir, kind=path.parent.relative_to(checkpoints).as_posix())
-        state = stage.read()
+        try:
+            state = stage.read()
+        except CheckpointError:
+            continue
         if state is None or state.request != request or not is_complete(run_dir, state):
             continue
         found = gather_inputs(run_dir, cohort=cohort, kind=stage.kind, config=state.config)
@@ -149,9 +199,13 @@ def find_complete(run_dir: Path, *, request: str, cohort: Path) -> StageFolder |
 def mismatch(stage: StageFolder, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
     """Why the training of this stage cannot go on as asked: a sentence with the way out, or None.
 
-    It names the keys of the configuration and the inputs that are not those of the training.
+    It names the keys of the configuration and the inputs that are not those of the training, or a damaged
+    record.
     """
-    state = stage.read()
+    try:
+        state = stage.read()
+    except CheckpointError as error:
+        return str(error)
     if state is None:
         if not stage.artefact.is_file():
             return None

@@ -13,16 +13,29 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ldae.cli.checkpoint import EpochCheckpoint, check_checkpoint
-from ldae.cli.configs import essence
+from ldae.cli.configs import essence, flatten
 from ldae.cli.processes import ending_together, is_first
 from ldae.cli.scans import show_progress
 from ldae.cli.stage import StageCLI
-from ldae.cli.state import StageState, gather_inputs, is_complete, mismatch, output_hashes
-from ldae.data.artefact import atomic_path
+from ldae.cli.state import (
+    StageState,
+    gather_inputs,
+    is_complete,
+    mismatch,
+    output_hashes,
+    parents,
+)
+from ldae.data.artefact import CONFIG_NAME, NETWORKS, atomic_path, read_json, whole
 from ldae.data.lock import held
+from ldae.data.spec import PreprocessingSpec
 from ldae.errors import CheckpointError, InputError
 
 OTHER_WEIGHTS = "Error(s) in loading state_dict"
+LEAST = {
+    "trainer.accumulate_grad_batches": 1,
+    "data.init_args.batch_size": 1,
+    "data.init_args.num_workers": 0,
+}
 
 
 def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
@@ -38,11 +51,13 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
             another process trains it there; or the loss is not finite.
         CheckpointError: The checkpoint to go on from is damaged or another network's.
         Interrupted: The user stopped it, and the checkpoint is saved.
+        Terminated: The same, by SIGTERM.
     """
     # A code that nothing uses has gradients so small (denormal numbers) that a CPU takes a hundred times as
     # long for them. Threads inherit this when they are made, so it comes before any work.
     torch.set_flush_denormal(True)
     cli = StageCLI(words)
+    _check(cli)
     if cli.fast_dev_run:
         cli.build()
         with _possible(None), ending_together(cli.trainer):
@@ -66,6 +81,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
         InputError: The stage has not been trained in this run folder.
     """
     cli = StageCLI(words)
+    _check(cli)
     checkpoint = Path(cli.config["ckpt_path"] or cli.stage.checkpoint)
     if not checkpoint.is_file() and not cli.fast_dev_run:
         raise InputError(
@@ -78,13 +94,26 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
         loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
 
 
+def _check(cli: StageCLI) -> None:
+    """Stop on numbers that nothing can be trained with, and on what no stage can learn from."""
+    given = flatten(cli.resolved)
+    for key, least in LEAST.items():
+        if isinstance(given.get(key), int) and given[key] < least:
+            raise InputError(f"{key} must be {least} or more, got {given[key]}. Give --{key} another number.")
+    for path in parents(cli.run_dir, kind=cli.stage.kind).values():
+        if path.name == CONFIG_NAME and path.is_file():
+            document = read_json(path)
+            with whole(path):
+                PreprocessingSpec.from_dict(dict(document["spec"]))
+
+
 def _begin(cli: StageCLI, *, request: str) -> tuple[StageState, bool]:
     """The stage's record, and whether it is a new one, after the check that it may go on as asked."""
     config = essence(cli.resolved)
     inputs = gather_inputs(cli.run_dir, cohort=cli.cohort, kind=cli.stage.kind, config=config)
     new = StageState(config=config, inputs=inputs, request=request)
-    obstacle = mismatch(cli.stage, config=config, inputs=inputs)
     overwrite = cli.config["overwrite"]
+    obstacle = None if overwrite is True else mismatch(cli.stage, config=config, inputs=inputs)
     if overwrite is True or (overwrite == "stale" and obstacle):
         return new, True
     if obstacle:
@@ -96,25 +125,39 @@ def _begin(cli: StageCLI, *, request: str) -> tuple[StageState, bool]:
 def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> None:
     stage = cli.stage
 
-    def saved(seconds: float) -> None:
+    def record(seconds: float) -> None:
         state.seconds = seconds
-        _save_config(cli)
-        stage.write(state)
+        with atomic_path(stage.config) as config:
+            config.write_text(yaml.safe_dump(cli.resolved, sort_keys=False), encoding="utf-8")
+            stage.write(state, alone=not checkpoint.kept)
 
-    checkpoint = EpochCheckpoint(stage.checkpoint, started=started, earlier=state.seconds, saved=saved)
+    checkpoint = EpochCheckpoint(
+        stage.checkpoint,
+        started=started,
+        earlier=state.seconds,
+        saving=record,
+        kept=not fresh and stage.checkpoint.is_file(),
+        command=f"The same command{' without --overwrite' if cli.config['overwrite'] is True else ''}",
+    )
     cli.build(checkpoints=[] if cli.config["trainer"]["enable_checkpointing"] is False else [checkpoint])
-    if fresh and cli.trainer.is_global_zero:
-        stage.clear()
     last = cli.config["ckpt_path"]
-    if last is None and not fresh and stage.checkpoint.is_file():
-        last = str(stage.checkpoint)
+    if last is None and not fresh:
+        last = str(stage.checkpoint) if checkpoint.kept else None
         if is_first():
-            print(f"Going on from {last}")
-    with _possible(last), ending_together(cli.trainer):
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
+            print(
+                f"Going on from {last}" if last else f"{stage.checkpoint} is missing: training begins anew."
+            )
+    try:
+        with _possible(last), ending_together(cli.trainer):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:
+        # loader processes get the signal of a whole process group too, and no step goes without them
+        if not checkpoint.terminated:
+            raise
+        raise checkpoint.ended(cli.trainer) from error
     if cli.trainer.is_global_zero:
         _finish(cli, state=state)
-        saved(checkpoint.seconds)
+        record(checkpoint.seconds)
 
 
 @contextmanager
@@ -140,24 +183,18 @@ def _possible(checkpoint: str | None) -> Iterator[None]:
         raise
 
 
-def _save_config(cli: StageCLI) -> None:
-    """The resolved configuration, beside the checkpoint."""
-    if not cli.stage.config.is_file():
-        with atomic_path(cli.stage.config) as temporary:
-            temporary.write_text(yaml.safe_dump(cli.resolved, sort_keys=False), encoding="utf-8")
-
-
 def _finish(cli: StageCLI, *, state: StageState) -> None:
     """Write the component; then the pipeline, a code sampler into it, or what a supervised network says."""
     stage = cli.stage
     cli.model.export(stage.artefact.parent)
-    written = [stage.artefact]
+    written, copied = [stage.artefact], []
     if stage.kind == "representation":
         from ldae.pipeline.assemble import assemble_pipeline
 
         folder = assemble_pipeline(cli.run_dir, cohort=cli.cohort, progress=show_progress())
         # not the index, to which a code sampler is added later
-        written.append(folder / "statistics" / "config.json")
+        written.append(folder / "statistics" / CONFIG_NAME)
+        copied = [folder / kind / CONFIG_NAME for kind in NETWORKS]
     elif stage.kind == "code_sampler":
         from ldae.pipeline.assemble import add_code_sampler
 
@@ -174,5 +211,5 @@ def _finish(cli: StageCLI, *, state: StageState) -> None:
             device=device,
             progress=show_progress(),
         )
-    state.outputs = output_hashes(cli.run_dir, written)
+    state.outputs = output_hashes(cli.run_dir, [*written, *copied])
     print(f"Wrote {' and '.join(dict.fromkeys(str(path.parent) for path in written))}")

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldae.data.artefact import component_sha256, read_json
+from ldae.data.artefact import component_sha256, read_json, whole
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.latents import LatentStore
@@ -261,7 +261,8 @@ class LatentDataModule(_CohortDataModule):
                 f"{folder} is missing: this stage works on the autoencoder's latents. Run first: "
                 "python run_cli.py fit --config aekl.yaml"
             )
-        self.spec = PreprocessingSpec.from_dict(read_json(folder / "config.json")["spec"])
+        with whole(folder / "config.json"):
+            self.spec = PreprocessingSpec.from_dict(read_json(folder / "config.json")["spec"])
         self._read()
         self._prepare()
         self.store = LatentStore(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldae.data.artefact import read_json
+from ldae.data.artefact import read_json, whole
 from ldae.data.datamodule import Batch, VolumeDataModule, VolumeDataset
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.target import is_number, labelled_rows
@@ -119,16 +119,17 @@ class LabelledDataModule(VolumeDataModule):
         path = self.run_dir / "autoencoder" / "config.json"
         if not path.is_file():
             return
-        document = read_json(path)
-        spec = PreprocessingSpec.from_dict(document["spec"])
+        with whole(path):
+            document = read_json(path)
+            spec, split = PreprocessingSpec.from_dict(document["spec"]), str(document["split"])
         if spec.sha256 != self.spec.sha256:
             raise InputError(
                 f"spacing and size must be those of {path.parent}, {list(spec.spacing)} and "
                 f"{list(spec.size)}, got {list(self.spec.spacing)} and {list(self.spec.size)}. Set "
                 "data.init_args.spacing and size, or use another run_dir."
             )
-        if document["split"] != self.split_hash:
+        if split != self.split_hash:
             raise CheckpointError(
-                f"{path.parent} was trained on split {str(document['split'])[:12]}, but {self.cohort} has "
+                f"{path.parent} was trained on split {split[:12]}, but {self.cohort} has "
                 f"split {self.split_hash[:12]}. Use one split for a whole run, or another run_dir."
             )

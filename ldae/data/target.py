@@ -28,7 +28,8 @@ def labelled_rows(
     Args:
         frame: One row a scan, with a split; `attrs["path"]` is told in errors.
         target: Column to predict.
-        classes: Classes to tell apart. None takes CN and AD of a diagnosis, and all of another column.
+        classes: Classes to tell apart, as they are written; numbers that are named here become words. None
+            takes CN and AD of a diagnosis, and all of another column.
         splits: Splits that must hold every class.
 
     Raises:
@@ -40,18 +41,36 @@ def labelled_rows(
         raise InputError(
             f"target must be a column of {path}, got {target!r}. It has: {', '.join(frame.columns)}."
         )
-    rows = frame[frame[target].notna()]
-    if is_number(frame[target]):
-        if classes:
-            raise InputError(f"classes must be left out for the numbers of {target!r}, got {list(classes)}.")
+    # beside missing ones labels may be objects
+    known = frame[target].dropna().infer_objects()
+    if is_number(known) and classes:
+        known = known.map(as_word)
+    elif is_bool_dtype(known):
+        known = known.astype(bool)
+    rows = frame.loc[known.index].assign(**{target: known})
+    if is_number(known):
         return rows
-    wanted = classes or DEFAULT_CLASSES.get(target) or sorted(set(rows[target]))
-    rows = rows[rows[target].isin(list(wanted))]
+    named = {as_word(label): label for label in set(rows[target])}
+    words = classes or DEFAULT_CLASSES.get(target) or sorted(named)
+    wanted = [named.get(as_word(word), word) for word in words]
+    rows = rows[rows[target].isin(wanted)]
     for split in splits:
-        absent = sorted(set(wanted) - set(rows.loc[rows["split"] == split, target]))
+        absent = sorted(map(str, set(wanted) - set(rows.loc[rows["split"] == split, target])))
         if absent:
             raise InputError(
                 f"Every class of {target} must have scans in split {split}, got none of "
-                f"{', '.join(map(str, absent))} in {path}. Name other classes, or use a larger cohort."
+                f"{', '.join(absent)} in {path}. Name other classes, or use a larger cohort."
             )
     return rows
+
+
+def as_word(label: Any) -> str:
+    """A label as it is written; a whole number without a point, also where missing ones made it a float."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def numbered_classes(column: pd.Series[Any]) -> list[str]:
+    """The one or two whole numbers that a column holds, which look like classes; none for any other."""
+    found = sorted(set(column.dropna())) if is_number(column) else []
+    whole = all(float(value).is_integer() for value in found)
+    return [as_word(value) for value in found] if whole and len(found) <= 2 else []

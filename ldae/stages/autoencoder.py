@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldae.data.artefact import save_component
+from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
 from ldae.nets.batch_norm import share_batch_norms
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
@@ -83,6 +85,8 @@ class AutoencoderStage(Stage):
         compiled: bool = False,
     ) -> None:
         super().__init__(run_dir=run_dir, seed=seed, compiled=compiled)
+        if accumulate < 1:
+            raise InputError(f"accumulate must be 1 batch or more, got {accumulate}.")
         self.automatic_optimization = False
         self.weights = loss or AutoencoderLossConfig()
         self.optimiser_config = optimiser or OptimiserConfig(lr=5e-5)
@@ -114,8 +118,7 @@ class AutoencoderStage(Stage):
         """One Adam for the autoencoder, one for the discriminator; none where latents are the voxels."""
         if self.autoencoder.config.identity:
             return None
-        # Lightning counts every step of either optimiser, the schedules those of their own
-        total = max(1, self.total_steps // self.accumulate)
+        total = self.total_steps
         trained: list[tuple[OptimiserConfig, nn.Module]] = [(self.optimiser_config, self.autoencoder)]
         if self.discriminator is not None:
             trained.append((self.discriminator_config, self.discriminator))
@@ -124,6 +127,14 @@ class AutoencoderStage(Stage):
             for config, module in trained
         ]
         return [{"optimizer": optimiser, "lr_scheduler": schedule} for optimiser, schedule in pairs]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the autoencoder's optimiser; Lightning knows nothing of the batches to each."""
+        batches = super().total_steps
+        epoch = math.ceil(self.trainer.num_training_batches / self.accumulate)
+        # where trainer.max_steps is less than all batches, it counts steps
+        return max(1, min(batches, epoch * (self.trainer.max_epochs or 0)))
 
     @property
     def adversarial(self) -> bool:
@@ -178,11 +189,12 @@ class AutoencoderStage(Stage):
         x = batch["volume"]
         optimisers, schedules = self._optimisers()
         full = (batch_index + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        size = self.group_size(batch_index, accumulate=self.accumulate)
 
         self.toggle_optimizer(optimisers[0])
         terms, reconstruction = self.generator_losses(x)
         total = torch.stack(list(terms.values())).sum()
-        self.manual_backward(total / self.accumulate)
+        self.manual_backward(total / size)
         if full:
             self._step(optimisers[0], self.autoencoder, schedules[0])
             self.ema.update(self.autoencoder)
@@ -194,7 +206,7 @@ class AutoencoderStage(Stage):
             assert self.discriminator is not None
             self.toggle_optimizer(optimisers[1])
             loss = self.discriminator_loss(x, reconstruction)
-            self.manual_backward(loss / self.accumulate)
+            self.manual_backward(loss / size)
             if full:
                 self._step(optimisers[1], self.discriminator, schedules[1])
             self.untoggle_optimizer(optimisers[1])

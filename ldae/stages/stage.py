@@ -195,6 +195,17 @@ class Stage(FiniteLoss):
         """Noise levels that depend on each scan's number alone and spread evenly over many numbers, [B]."""
         return ((index.double() * GOLDEN_RATIO) % 1 * steps).long()
 
+    def group_size(self, batch_index: int, *, accumulate: int) -> int:
+        """Batches of the optimiser step that this one belongs to; an epoch's last step may have fewer."""
+        first = batch_index - batch_index % accumulate
+        return int(min(accumulate, self.trainer.num_training_batches - first))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The gradient is the mean over the batches of a step; Lightning divides by those of a full one."""
+        accumulate = self.trainer.accumulate_grad_batches
+        size = self.group_size(self.trainer.fit_loop.batch_idx, accumulate=accumulate)
+        super().backward(loss if size == accumulate else loss * (accumulate / size), *args, **kwargs)
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training.

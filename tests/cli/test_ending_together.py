@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -46,13 +47,14 @@ def test_several_devices_without_the_overlay_are_refused(tiny: Path, ldae: Calla
 
 def test_the_other_processes_are_ended_with_this_one() -> None:
     class Launcher:
-        procs = (subprocess.Popen(["sleep", "60"]),)
+        procs: ClassVar = [subprocess.Popen(["sleep", "60"])]
 
     class Strategy:
         launcher = Launcher
 
     class Trainer:
         strategy = Strategy
+        _signal_connector = Launcher
 
     with pytest.raises(ValueError, match="mine"), ending_together(Trainer):  # type: ignore[arg-type]
         raise ValueError("mine")

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +129,152 @@ def test_a_damaged_component_is_written_again(tiny: Path, ldae) -> None:
     assert component.read_text() == text
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "pickle", "grown"])
+def test_damaged_weights_are_written_again(tiny: Path, ldae, damage: str) -> None:
+    assert ldae("fit", "--config", tiny).code == 0
+    path = tiny.parent / "run" / "tiny" / "model.safetensors"
+    whole = path.read_bytes()
+    other = {
+        "truncated": whole[:-1],
+        "empty": b"",
+        "pickle": pickle.dumps({"weight": 1}),
+        "grown": whole + b"0",
+    }
+    path.unlink() if damage == "missing" else path.write_bytes(other[damage])
+    said = ldae("fit", "--config", tiny)
+    assert said.code == 0, said.err
+    assert "Going on from" in said.out
+    assert path.read_bytes() == whole
+    assert "is up to date" in ldae("fit", "--config", tiny).out
+
+
+def test_a_training_without_its_checkpoint_says_that_it_begins_anew(tiny: Path, ldae) -> None:
+    run = tiny.parent / "run"
+    assert in_own_process("fit", "--config", tiny, TINY_STAGE_DIES_IN="1").returncode == -9
+    (run / "checkpoints" / "tiny" / "last.ckpt").unlink()
+    said = ldae("fit", "--config", tiny)
+    assert said.code == 0, said.err
+    assert f"{run / 'checkpoints/tiny/last.ckpt'} is missing: training begins anew." in said.out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "logs" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.mark.parametrize("overwrite", ["true", "stale"])
+def test_a_training_anew_that_fails_at_once_leaves_the_old_one(
+    tiny: Path, ldae, overwrite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny.parent / "run"
+    assert ldae("fit", "--config", tiny).code == 0
+    before = contents(run)
+    monkeypatch.setenv("TINY_STAGE_FAILS_IN", "0")
+    with pytest.raises(RuntimeError, match="failed on purpose"):
+        ldae("fit", "--config", tiny, "--overwrite", overwrite, "--model.init_args.lr", "0.2")
+    assert contents(run) == before
+    assert "is up to date" in ldae("fit", "--config", tiny).out
+
+
+@pytest.mark.parametrize("place", ["config.yaml", "stage.json", "last.ckpt"])
+def test_a_training_anew_on_a_full_disk_leaves_the_old_one(tiny: Path, ldae, place: str) -> None:
+    run = tiny.parent / "run"
+    assert ldae("fit", "--config", tiny).code == 0
+    before = contents(run)
+    write = Path.write_text
+
+    def full(path: Path, *words: Any, **options: Any) -> int:
+        if path.name.startswith(".partial-") and path.name.endswith(Path(place).suffix):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *words, **options)
+
+    def full_checkpoint(document: Any, path: Path) -> None:
+        path.write_text("half")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        if place == "last.ckpt":
+            patch.setattr(torch, "save", full_checkpoint)
+        said = ldae("fit", "--config", tiny, "--overwrite", "true", "--model.init_args.lr", "0.2")
+    assert said.code == 2
+    assert f"{place} cannot be written: the disk is full" in said.err
+    assert contents(run) == before
+
+
+def test_a_training_anew_that_fails_later_goes_on(tiny: Path, ldae, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, words = tiny.parent / "run", ("--model.init_args.lr", "0.2")
+    assert ldae("fit", "--config", tiny).code == 0
+    old = weights(run)
+    monkeypatch.setenv("TINY_STAGE_FAILS_IN", "1")
+    with pytest.raises(RuntimeError, match="failed on purpose"):
+        ldae("fit", "--config", tiny, "--overwrite", "true", *words)
+    monkeypatch.delenv("TINY_STAGE_FAILS_IN")
+    assert record(run)["outputs"] == {}
+    assert all(torch.equal(weights(run)[name], value) for name, value in old.items())
+    resolved = yaml.safe_load((run / "checkpoints" / "tiny" / "config.yaml").read_text())
+    assert resolved["model"]["init_args"]["lr"] == 0.2
+    said = ldae("fit", "--config", tiny, *words)
+    assert said.code == 0, said.err
+    assert "Going on from" in said.out
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"config": 1}'])
+@pytest.mark.parametrize("overwrite", ["true", "stale"])
+def test_a_damaged_record_is_told_and_can_be_trained_over(
+    tiny: Path, ldae, text: str, overwrite: str
+) -> None:
+    assert ldae("fit", "--config", tiny).code == 0
+    path = tiny.parent / "run" / "checkpoints" / "tiny" / "stage.json"
+    path.write_text(text)
+    said = ldae("fit", "--config", tiny)
+    assert said.code == 2
+    assert said.err == (
+        f"ldae: {path} must be a whole record of fit. Train it anew with --overwrite true, or keep both with "
+        "another --run_dir.\n"
+    )
+    said = ldae("fit", "--config", tiny, "--overwrite", overwrite)
+    assert said.code == 0, said.err
+    assert "Going on" not in said.out
+    assert "is up to date" in ldae("fit", "--config", tiny).out
+
+
+def test_a_damaged_record_of_another_stage_is_no_obstacle(tiny: Path, ldae) -> None:
+    other = tiny.parent / "run" / "checkpoints" / "denoiser" / "stage.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{")
+    assert ldae("fit", "--config", tiny).code == 0
+    assert "is up to date" in ldae("fit", "--config", tiny).out
+
+
+def test_checkpoints_are_written_without_the_temporary_folder(tiny: Path, ldae, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+        said = ldae("fit", "--config", tiny)
+    assert said.code == 0, said.err
+    assert torch.load(tiny.parent / "run/checkpoints/tiny/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_a_checkpoint_half_written_by_a_killed_process_is_cleared(tiny: Path, ldae) -> None:
+    kill = (
+        "import os, signal, sys, torch\n"
+        "from ldae.cli.main import main\n"
+        "def half(document, path):\n"
+        "    open(path, 'wb').write(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "torch.save = half\n"
+        "main(sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", kill, "fit", "--config", str(tiny)]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == -9
+    folder = tiny.parent / "run" / "checkpoints" / "tiny"
+    assert len(list(folder.glob(".partial-*~*"))) == 1
+    assert ldae("fit", "--config", tiny).code == 0
+    assert not list(folder.glob(".partial*"))
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny: Path, ldae) -> None:
     run = tiny.parent / "run"
     killed = in_own_process("fit", "--config", tiny, TINY_STAGE_DIES_IN="1")
@@ -158,7 +308,7 @@ def test_a_checkpoint_torn_by_a_kill_leaves_the_last_one_whole(tmp_path: Path) -
 
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"whole")
-    checkpoint = EpochCheckpoint(path, started=0.0, earlier=0.0, saved=lambda seconds: None)
+    checkpoint = EpochCheckpoint(path, started=0.0, earlier=0.0, saving=lambda seconds: None, kept=True)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.on_train_epoch_end(Torn(), None)
     assert path.read_bytes() == b"whole"
@@ -203,6 +353,8 @@ def test_a_second_config_overlays_the_first(tiny: Path, ldae) -> None:
         (["--model.class_path", "tiny_stage.Nothing"], ["tiny_stage.Nothing"]),
         (["--model.init_args.part.width", "13"], ["width must be another number than 13"]),
         (["--trainer.accelerator", "warp"], ["warp"]),
+        (["--trainer.accumulate_grad_batches", "0"], ["accumulate_grad_batches must be 1 or more, got 0"]),
+        (["--data.init_args.num_workers", "-1"], ["data.init_args.num_workers must be 0 or more, got -1"]),
     ],
 )
 def test_a_wrong_key_is_named_in_one_sentence(tiny: Path, ldae, words: list[str], told: list[str]) -> None:

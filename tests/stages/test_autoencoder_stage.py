@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 
+from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.stages.autoencoder import AutoencoderLossConfig, AutoencoderStage
 from ldae.stages.autoencoder import kl_divergence as our_kl
+from ldae.stages.stage import OptimiserConfig, Phase, learning_rate
 
 SMALL = AutoencoderConfig(channels=(4, 8), res_blocks=1, groups=2)
 
@@ -110,12 +113,76 @@ def test_accumulated_step_equals_one_larger_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize(("accumulate", "scans"), [(3, 8), (3, 10), (5, 8), (1, 6)])
+def test_the_schedule_ends_with_the_last_step(tmp_path: Path, accumulate: int, scans: int) -> None:
+    """Of 4 or 5 batches an epoch, the last group may be short, and its step counts as one."""
+    stage = Rated(
+        autoencoder=SMALL,
+        loss=AutoencoderLossConfig(perceptual=0, adversarial=0),
+        accumulate=accumulate,
+        optimiser=OptimiserConfig(lr=1.0, schedule="cosine", warmup=0.0),
+    )
+    train(stage, tmp_path, scans=scans, epochs=3)
+    steps = 3 * math.ceil(scans / 2 / accumulate)
+    phases = [Phase(steps, (1.0,))]
+    planned = [learning_rate(stage.optimiser_config, step, phases=phases) for step in range(steps)]
+    assert stage.rates == pytest.approx(planned)
+
+
+class Rated(AutoencoderStage):
+    """Notes the learning rate of every step."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.rates: list[float] = []
+
+    def _step(self, optimiser: Any, parameters: nn.Module, schedule: Any) -> None:
+        self.rates.append(optimiser.param_groups[0]["lr"])
+        super()._step(optimiser, parameters, schedule)
+
+
+def test_a_shorter_last_group_steps_by_the_mean_of_its_batches(tmp_path: Path) -> None:
+    """Batches of 2, two to a step, and one left: its gradient is that of a batch of 2."""
+    norms = []
+    for accumulate, scans in ((2, 6), (1, 6)):
+        torch.manual_seed(0)
+        stage = Felt(
+            autoencoder=SMALL,
+            loss=AutoencoderLossConfig(perceptual=0, adversarial=0, kl=0.0),
+            accumulate=accumulate,
+            optimiser=OptimiserConfig(lr=0.0),
+        )
+        train(stage, tmp_path, scans=scans)
+        norms.append(stage.norms)
+    assert norms[0][-1] == pytest.approx(norms[1][-1], rel=1e-4)
+
+
 class Quiet(AutoencoderStage):
     """Decodes the posterior mean, so that two runs see the same."""
 
     def generator_losses(self, x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         reconstruction = self.autoencoder.decode(self.autoencoder.encode(x)[0])
         return {"l1": (reconstruction - x).abs().mean()}, reconstruction
+
+
+class Felt(Quiet):
+    """Notes the gradient's length at every step."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.norms: list[float] = []
+
+    def _step(self, optimiser: Any, parameters: nn.Module, schedule: Any) -> None:
+        gradients = [
+            parameter.grad.norm() for parameter in parameters.parameters() if parameter.grad is not None
+        ]
+        self.norms.append(float(torch.stack(gradients).norm()))
+        super()._step(optimiser, parameters, schedule)
+
+
+def test_accumulate_is_one_or_more() -> None:
+    with pytest.raises(InputError, match="accumulate must be 1 batch or more, got 0"):
+        AutoencoderStage(autoencoder=SMALL, accumulate=0)
 
 
 def test_kl_is_the_divergence_from_the_standard_normal() -> None:

@@ -177,3 +177,34 @@ def test_validation_noise_belongs_to_the_scan_not_to_its_batch() -> None:
     assert abs(float(levels.float().mean()) - 499.5) < 2
     assert levels.unique().numel() > 850
     assert 0 <= int(levels.min()) < int(levels.max()) < 1000
+
+
+class Felt(DenoiserStage):
+    """Notes the gradient's length at every step; every draw is the same."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.norms: list[float] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
+        torch.manual_seed(batch_index)
+        return super().training_step(batch, batch_index)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        gradients = [one.grad.norm() for one in self.unet.parameters() if one.grad is not None]
+        self.norms.append(float(torch.stack(gradients).norm()))
+
+
+def test_a_shorter_last_group_steps_by_the_mean_of_its_batches(
+    branch: Callable[..., Path], train: Callable[..., Any]
+) -> None:
+    """Three batches, two to a step: the gradient of the last is that of a step of its own."""
+    run = branch("run", "autoencoder", "latents", "cache")
+    norms = []
+    for accumulate in (1, 2):
+        torch.manual_seed(0)
+        stage = Felt(run_dir=str(run), unet=UNET, optimiser=OptimiserConfig(lr=0.0))
+        train(stage, limit_train_batches=3, accumulate_grad_batches=accumulate)
+        norms.append(stage.norms)
+    assert [len(each) for each in norms] == [3, 2]
+    assert norms[1][-1] == pytest.approx(norms[0][-1], rel=1e-4)

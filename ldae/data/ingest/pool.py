@@ -62,6 +62,11 @@ def _together(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             return
+        except BaseException:
+            # who ends the command waits for no task, neither begun nor queued
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _end_with_parent() -> None:

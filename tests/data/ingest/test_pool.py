@@ -63,14 +63,16 @@ def test_a_process_that_dies_takes_no_other_task_along() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system has no /proc")
-def test_none_outlives_a_killed_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_none_outlives_a_parent_that_is_ended(tmp_path: Path, number: int) -> None:
+    """And the parent waits for none."""
     script = PARENT.format(folder=str(tmp_path))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
     marks = [tmp_path / name for name in "ab"]
     until(lambda: all(mark.is_file() and mark.read_text() for mark in marks), "the processes did not start")
     children = [int(mark.read_text()) for mark in marks]
     assert all(map(alive, children))
-    parent.kill()
-    parent.wait()
+    parent.send_signal(number)
+    parent.wait(timeout=PATIENCE)
     until(lambda: not any(map(alive, children)), "a process outlives its parent")
