@@ -84,6 +84,9 @@ def with_intervals(
 ) -> dict[str, float | list[float]]:
     """Each number of a statistic and, under its name with `_ci` behind, its percentile interval [lo, hi].
 
+    A number that some resamples do not have, such as what errors have in common where there is none, has the
+    interval of the others.
+
     Args:
         statistic: Takes weights [R, N], gives each number for every row.
         subjects: Subject of each scan [N].
@@ -120,4 +123,7 @@ def mean_with_interval(
 
 
 def _percentiles(values: NDArray[np.float64], level: float) -> list[float]:
-    return [float(bound) for bound in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return [float("nan"), float("nan")]
+    return [float(bound) for bound in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]

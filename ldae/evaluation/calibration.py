@@ -14,16 +14,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ldae.data.artefact import read_json
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.bootstrap import mean_with_interval
 from ldae.evaluation.material import Material
 from ldae.evaluation.metrics import classification_metrics
-from ldae.evaluation.predictions import PREDICTIONS
+from ldae.evaluation.predictions import FITTED_ON, PREDICTIONS, read_predictions
 from ldae.evaluation.record import Findings, evaluate_once
 from ldae.evaluation.selective import risk_coverage, selective_metrics
 from ldae.heads.calibration import METHODS, calibrate
 from ldae.heads.conformal import SCORES, ConformalIntervals, ConformalSets, Score, least_scans
 from ldae.pipeline.embeddings import read_embeddings
+from ldae.pipeline.folder import read_index
 from ldae.pipeline.head_folder import DOCUMENT_NAME
 
 NAME = "calibration"
@@ -77,13 +78,17 @@ def evaluate_calibration(
 
     Raises:
         FileNotFoundError: There is no such head.
-        InputError: Too few calibration scans for a level, no such column, or mapie is not installed.
+        CheckpointError: The head was fitted on another pipeline's codes.
+        InputError: Too few calibration scans for a level, no such column, mapie is not installed, or `split`
+            holds scans that the head was fitted or is calibrated on.
     """
     material = Material.of(
         pipeline, cohort, out=out, run_dir=run_dir, split=split, device=device, progress=progress
     )
     head = Path(head)
+    _check_split(split)
     rows = _predictions(head, by=by)
+    _check_pipeline(head, material.pipeline)
     classes = [name.removeprefix("p_") for name in rows.columns if name.startswith("p_")]
 
     def compute() -> Findings:
@@ -104,11 +109,7 @@ def evaluate_calibration(
 
 def _predictions(head: Path, *, by: str | None) -> pd.DataFrame:
     """What the head said of every scan, with the column `by` of the embeddings that it was fitted on."""
-    if not (head / PREDICTIONS).is_file():
-        raise FileNotFoundError(f"{head / PREDICTIONS} is missing. Run first: ldae probe")
-    rows = pd.read_csv(head / PREDICTIONS, dtype={"subject": str, "session": str})
-    if any(name.startswith("p_") for name in rows):
-        rows = rows.astype({"y_true": str, "y_pred": str})
+    rows = read_predictions(head)
     if by is None:
         return rows
     provenance = read_json(head / DOCUMENT_NAME)["provenance"]
@@ -116,7 +117,25 @@ def _predictions(head: Path, *, by: str | None) -> pd.DataFrame:
     if by not in embeddings.columns:
         raise InputError(f"by must be a column of {embeddings.attrs['path']}, got {by!r}.")
     scan = ["subject", "session"]
-    return rows.merge(embeddings[[*scan, *({by} - set(scan))]], on=scan, validate="1:1")
+    return rows.merge(embeddings[[*scan, *({by} - set(rows.columns))]], on=scan, validate="1:1")
+
+
+def _check_split(split: str) -> None:
+    seen = {CALIBRATED_ON: "calibration is learned from", FITTED_ON: "the head was fitted on"}
+    if split in seen:
+        raise InputError(f"split must be one of new scans, got {split}, which {seen[split]}. Take test.")
+
+
+def _check_pipeline(head: Path, pipeline: Path) -> None:
+    """A head names its pipeline; a network that was trained on scans has none."""
+    if not (head / DOCUMENT_NAME).is_file():
+        return
+    named, sha256 = str(read_json(head / DOCUMENT_NAME)["pipeline"]), read_index(pipeline).sha256
+    if named != sha256:
+        raise CheckpointError(
+            f"The head {head} was fitted on embeddings of pipeline {named[:12]}, but {pipeline} is pipeline "
+            f"{sha256[:12]}. Fit it on this pipeline's: ldae embed, then ldae probe"
+        )
 
 
 def _of_split(rows: pd.DataFrame, split: str, *, head: Path) -> pd.DataFrame:
@@ -202,7 +221,7 @@ def _set_rows(
         yield from _mean_rows(method, told, subjects=new["subject"], level=level)
         for place, name in enumerate(classes):
             of = own[:, place]
-            told = {f"coverage_{name}": held[of, place]}
+            told = {f"coverage_{name}": held[of, place]} if of.any() else {}
             yield from _mean_rows(method, told, subjects=new["subject"][of], level=level)
 
 
@@ -255,9 +274,13 @@ def _row(
 def _mean_rows(
     method: str, told: Mapping[str, ArrayLike], *, subjects: pd.Series[Any], level: float
 ) -> Iterator[Row]:
+    """Mean of each column; one subject alone has no interval."""
     for metric, column in told.items():
-        mean, interval = mean_with_interval(np.asarray(column, dtype=np.float64), subjects)
-        yield _row(CONFORMAL, method, metric, {metric: mean, f"{metric}_ci": interval}, level=level)
+        values = np.asarray(column, dtype=np.float64)
+        alone = subjects.nunique() < 2
+        interval = [None, None] if alone else mean_with_interval(values, subjects)[1]
+        found = {metric: float(values.mean()), f"{metric}_ci": interval}
+        yield _row(CONFORMAL, method, metric, found, level=level)
 
 
 def _values(rows: Sequence[Row]) -> dict[str, Any]:

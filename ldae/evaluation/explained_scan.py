@@ -26,7 +26,7 @@ from ldae.evaluation.attribution import (
 from ldae.evaluation.codes import batches
 from ldae.evaluation.material import ScanSet, first_visits
 from ldae.heads.directions import class_label, head_output
-from ldae.heads.score import head_score
+from ldae.heads.score import check_smooth, head_score
 from ldae.pipeline.head_folder import FittedHead
 from ldae.pipeline.manipulation import make_direction, resolve_head
 from ldae.pipeline.manipulation_job import class_named
@@ -81,7 +81,7 @@ class Explainer:
         Raises:
             FileNotFoundError: There is no such head.
             CheckpointError: The head was fitted on another pipeline's codes.
-            InputError: The head has depths, or the class is unknown.
+            InputError: The head has depths, changes in jumps, or the class is unknown.
         """
         statistics = scans.pipeline.statistics
         fitted = resolve_head(head, std=statistics.std, pipeline=scans.pipeline.sha256)
@@ -91,6 +91,7 @@ class Explainer:
                 f"An explained head must be fitted on the semantic code alone, {width} numbers, got {head}, "
                 f"fitted on {known}. Fit it without the encoder's depths."
             )
+        check_smooth(fitted.head)
         chosen = class_label(fitted.head, class_named(fitted.head, target_class))
         baseline, codes = _training(scans)
         return cls(scans, fitted, chosen, baseline, codes)

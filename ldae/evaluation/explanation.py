@@ -98,7 +98,8 @@ def evaluate_explanation(
     Raises:
         FileNotFoundError: There is no such head.
         CheckpointError: The head was fitted on another pipeline's codes.
-        InputError: The head has depths, the class is unknown, or captum or shap is not installed.
+        InputError: The head has depths or changes in jumps, the class is unknown, or captum or shap is not
+            installed.
     """
     head = Path(head)
     material = Material.of(

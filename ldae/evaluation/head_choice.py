@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ldae.data.target import is_number
+from ldae.data.target import as_word, is_number
 from ldae.errors import InputError
 from ldae.evaluation.predictions import POSITIVE
 from ldae.heads import (
@@ -120,7 +120,10 @@ def check_head(
     if context and name != MODULATED:
         raise InputError(f"context must be left out for head {name}; {MODULATED} takes it.")
     if is_number(target) and name != LINEAR:
-        raise InputError(f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}.")
+        raise InputError(
+            f"head must be {LINEAR} for the numbers of {target.name!r}, got {name!r}. To tell them apart as "
+            "classes name them (--classes 0 1), or write words."
+        )
 
 
 def make_head(
@@ -150,11 +153,12 @@ def make_head(
     check_head(name, target, depths=depths is not None, latents=latents, context=context > 0)
     if is_number(target):
         return RidgeProbe(random_state=seed)
-    if positive is None and POSITIVE in set(target):
-        positive = POSITIVE
+    # a word of a command line, which may mean a label that is none
+    wanted = POSITIVE if positive is None else positive
+    label = next((one for one in set(target) if as_word(one) == as_word(wanted)), positive)
     settings: dict[str, Any] = {} if depths is None else {"depths": tuple(depths)}
     if latents:
         settings |= LATENT_SETTINGS[name]
     if context:
         settings["context"] = context
-    return HEADS[name](positive_label=positive, random_state=seed, **settings)
+    return HEADS[name](positive_label=label, random_state=seed, **settings)

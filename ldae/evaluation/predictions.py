@@ -87,6 +87,23 @@ def write_predictions(folder: Path, *, metrics: dict[str, Any], predictions: pd.
     return [folder / PREDICTIONS, folder / METRICS]
 
 
+def read_predictions(folder: str | Path) -> pd.DataFrame:
+    """What a head said of every scan; classes are words as they were written, also "NA", "None" or "01".
+
+    Raises:
+        FileNotFoundError: There is none; the message says what makes it.
+    """
+    path = Path(folder) / PREDICTIONS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Run first: ldae probe")
+    columns = pd.read_csv(path, nrows=0).columns
+    words = ["subject", "session", "split"]
+    if any(name.startswith("p_") for name in columns):
+        words += ["y_true", "y_pred"]
+    numbers = {name: [""] for name in columns if name not in words}
+    return pd.read_csv(path, dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=numbers)
+
+
 def read_metrics(folder: str | Path) -> dict[str, Any]:
     """The metrics of a head folder.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ldae.data.artefact import sha256_file
 from ldae.data.split import split_hash
 from ldae.data.stamp import is_current, write_stamp
-from ldae.data.target import labelled_rows
+from ldae.data.target import labelled_rows, numbered_classes
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap
 from ldae.evaluation.head_choice import LINEAR, Classifier, check_head, make_head
@@ -94,6 +94,13 @@ def fit_probe(
     started = time.perf_counter()
     frame = read_embeddings(embeddings)
     rows = select_rows(frame, target=target, classes=classes)
+    if pair := numbered_classes(rows[target]):
+        logger.warning(
+            "%s is regressed, though it holds no numbers but %s. For classes: --classes %s",
+            target,
+            " and ".join(pair),
+            " ".join(pair),
+        )
     check_head(head, rows[target], depths=depths, latents=latents is not None, context=bool(context))
     if target in context:
         raise InputError(f"context must leave out the target, got {target!r} as both.")
@@ -168,7 +175,21 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
     """
     plain = frame.drop(columns=[name for name in frame.columns if is_code(name)])
     rows = labelled_rows(plain, target=target, classes=classes, splits=(FITTED_ON, JUDGED_ON))
-    return frame.loc[rows.index].reset_index(drop=True)
+    chosen = frame.loc[rows.index].assign(**{target: rows[target]}).reset_index(drop=True)
+    _check_finite(chosen, path=frame.attrs.get("path", "the embeddings"))
+    return chosen
+
+
+def _check_finite(rows: pd.DataFrame, *, path: str | Path) -> None:
+    codes = code_array(rows)
+    unknown = np.argwhere(~np.isfinite(codes))
+    if len(unknown):
+        row, column = unknown[0]
+        scan, name = rows.iloc[row], [one for one in rows.columns if is_code(one)][column]
+        raise InputError(
+            f"Codes must be finite, got {codes[row, column]} in {name} of {scan['subject']} "
+            f"{scan['session']} in {path}. Run again: ldae embed"
+        )
 
 
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:

@@ -155,7 +155,7 @@ def scan_parts(
     """
     rows = select_rows(frame, target=target)
     if is_number(frame[target]):
-        raise InputError(f"target must be a column of classes, got the numbers of {target!r}.")
+        raise InputError(f"target must be a column of classes, got the numbers of {target!r}. Write words.")
     classes = tuple(sorted(set(rows[target])))
     parts = {}
     for name in (TRAIN, VAL, CAL, TEST):

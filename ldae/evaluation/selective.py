@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import digamma
 
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Statistic, Weights, with_intervals
@@ -44,9 +45,9 @@ def selective_metrics(
 ) -> dict[str, Any]:
     """AURC and AUGRC, each with `_ci` over subjects.
 
-    AURC is the mean risk of the kept over all coverages (Geifman and El-Yaniv 2017); AUGRC the mean share of
-    all scans that are kept and wrong (Traub et al., arXiv 2407.01032), which weighs every error alike. Lower
-    is better; with a doubt that says nothing they are the error rate and half of it.
+    AURC is the mean over i of the risk of the i scans in least doubt (Geifman and El-Yaniv 2017); AUGRC the
+    mean share of all scans that are kept and wrong (Traub et al., arXiv 2407.01032), which weighs every error
+    alike. Lower is better; with a doubt that says nothing they are the error rate and half of it.
 
     Args:
         wrong: Whether the head errs on each scan [N].
@@ -61,24 +62,20 @@ def selective_statistic(wrong: ArrayLike, doubt: ArrayLike) -> Statistic:
     """AURC and AUGRC as a function of the scans' weights; arguments as for `selective_metrics`."""
     errors, doubts = _checked(wrong, doubt)
     order = np.argsort(doubts, kind="stable")
-    groups = np.cumsum(np.diff(doubts[order], prepend=-np.inf) > 0) - 1
-    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    starts = np.flatnonzero(np.diff(doubts[order], prepend=-np.inf) > 0)
 
     def statistic(weights: Weights) -> dict[str, NDArray[np.float64]]:
         ordered = weights[:, order]
         sizes = np.add.reduceat(ordered, starts, axis=1)
         lost = np.add.reduceat(ordered * errors[order], starts, axis=1)
-        # within equal doubt errors are spread evenly
-        rate = np.divide(lost, sizes, out=np.zeros_like(lost), where=sizes > 0)[:, groups]
-        kept = np.cumsum(ordered, axis=1) - ordered / 2
-        before = (np.cumsum(lost, axis=1) - lost)[:, groups]
-        inside = kept - (np.cumsum(sizes, axis=1) - sizes)[:, groups]
-        failed = before + rate * inside
+        kept, failed = np.cumsum(sizes, axis=1) - sizes, np.cumsum(lost, axis=1) - lost
+        # within equal doubt errors are spread evenly: the j-th scan has risk (failed + rate j) / (kept + j)
+        rate = np.divide(lost, sizes, out=np.zeros_like(lost), where=sizes > 0)
+        harmonic = digamma(kept + sizes + 1) - digamma(kept + 1)
         total = weights.sum(axis=1)
-        risk = np.divide(failed, kept, out=np.zeros_like(failed), where=kept > 0)
         return {
-            "aurc": (ordered * risk).sum(axis=1) / total,
-            "augrc": (ordered * failed).sum(axis=1) / total**2,
+            "aurc": (rate * sizes + (failed - rate * kept) * harmonic).sum(axis=1) / total,
+            "augrc": (sizes * (failed + lost / 2)).sum(axis=1) / total**2,
         }
 
     return statistic

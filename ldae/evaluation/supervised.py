@@ -22,10 +22,10 @@ from ldae.evaluation.predictions import (
     JUDGED_ON,
     METRICS,
     POSITIVE,
-    PREDICTIONS,
     held_out_metrics,
     predictions_table,
     read_metrics,
+    read_predictions,
     write_predictions,
 )
 from ldae.evaluation.probes import select_rows
@@ -136,7 +136,7 @@ def compare_networks(
                 f"{split[:12]}. Train it again, or remove the folder."
             )
         rows = select_rows(frame, target=metrics["target"])
-        if _judged_on(pd.read_csv(folder / PREDICTIONS, dtype=str)) == _judged_on(rows):
+        if _judged_on(read_predictions(folder)) == _judged_on(rows):
             found[metrics["network"], metrics["target"]] = metrics
         else:
             notes.append(f"{folder} is left out: it was judged on other scans than the probe.")

@@ -149,7 +149,7 @@ class AugmentedProbe(DiffusionBased):
         """
         head = cls._rebuilt(config, arrays)
         head.drawn_ = np.asarray(config["drawn"], dtype=np.intp)
-        head.probe_ = LinearProbe.from_state(config["probe"], subset(arrays, PROBE))
+        head.probe_ = head._holding(LinearProbe.from_state(config["probe"], subset(arrays, PROBE)))
         return head
 
     def _check_options(self) -> None:

@@ -15,6 +15,7 @@ from ldae.errors import InputError
 
 Method = Literal["temperature", "sigmoid", "isotonic"]
 METHODS: tuple[Method, ...] = get_args(Method)
+FEWEST_SCANS = 5  # scikit-learn asks a fitted classifier in five parts
 
 
 class Said(ClassifierMixin, BaseEstimator):
@@ -60,12 +61,16 @@ def calibrate(
         [M, C], rows summing to 1.
 
     Raises:
-        InputError: No such method, or a class without calibration scans.
+        InputError: No such method, too few calibration scans, or a class without any.
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     labels, truth = np.asarray(classes), np.asarray(y)
     check_classes(truth, labels)
+    if len(truth) < FEWEST_SCANS:
+        raise InputError(
+            f"Calibration needs at least {FEWEST_SCANS} calibration scans, got {len(truth)}. Add subjects."
+        )
     # scikit-learn orders columns by name
     order = np.argsort(labels)
     model = CalibratedClassifierCV(FrozenEstimator(Said(labels[order])), method=method)

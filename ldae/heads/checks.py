@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from ldae.errors import CheckpointError, InputError
 
 Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
-_FEWER_FOLDS = "Lower `folds`; a linear probe with a single regularisation value needs none."
+_TOO_SMALL = "Leave the class out (--classes), add scans of it, or lower `folds`."
 
 
 def _sentence(error: ValueError) -> str:
@@ -42,12 +43,13 @@ def check_training(
         InputError: Wrong shapes, missing or infinite values, too few samples.
     """
     rule = {"dtype": np.float64, "order": "C", "ensure_min_samples": 2, "y_numeric": numeric}
+    _check_labels(targets, numeric=numeric)
     try:
         checked: tuple[NDArray[np.float64], NDArray[Any]] = validate_data(
             head, features, targets, ensure_all_finite="allow-nan" if missing else True, **rule
         )
     except ValueError as error:
-        raise InputError(_sentence(error)) from error
+        raise InputError(_sentence(error) + _place(features, missing)) from error
     _check_known(checked[0], missing)
     return checked
 
@@ -69,9 +71,34 @@ def check_features(head: BaseEstimator, features: ArrayLike, *, missing: int = 0
             head, features, dtype=np.float64, order="C", ensure_all_finite=finite, reset=False
         )
     except ValueError as error:
-        raise InputError(_sentence(error)) from error
+        raise InputError(_sentence(error) + _place(features, missing)) from error
     _check_known(checked, missing)
     return checked
+
+
+def _place(features: ArrayLike, missing: int) -> str:
+    """Where the first number that is not finite stands, as a sentence; nothing where there is none."""
+    if np.iscomplexobj(features):
+        return ""
+    try:
+        finite = np.isfinite(np.asarray(features, dtype=np.float64))
+    except (TypeError, ValueError):
+        return ""
+    if finite.ndim != 2 or finite[:, : finite.shape[1] - missing].all():
+        return ""
+    row, column = np.argwhere(~finite[:, : finite.shape[1] - missing])[0]
+    name = getattr(features, "columns", range(finite.shape[1]))[column]
+    return f" It is in row {row}, column {name}."
+
+
+def _check_labels(targets: ArrayLike, *, numeric: bool) -> None:
+    """Stops on what scikit-learn would end in a TypeError for; that y is missing it tells itself."""
+    labels = [] if targets is None else np.asarray(targets, dtype=object).ravel().tolist()
+    if any(label is None for label in labels):
+        what = "number" if numeric else "class"
+        raise InputError(f"y must hold a {what} for every sample, got None. Leave these samples out.")
+    if not numeric and len({isinstance(label, str) for label in labels}) > 1:
+        raise InputError("y must hold classes of one kind, got words beside numbers. Write all as words.")
 
 
 def _check_known(features: NDArray[np.float64], missing: int) -> None:
@@ -95,7 +122,7 @@ def check_groups(groups: ArrayLike | None, targets: NDArray[Any]) -> NDArray[Any
     """One subject per sample, or None.
 
     Raises:
-        InputError: Not one value per sample.
+        InputError: Not one value per sample, or one that is missing.
     """
     if groups is None:
         return None
@@ -104,7 +131,12 @@ def check_groups(groups: ArrayLike | None, targets: NDArray[Any]) -> NDArray[Any
         check_consistent_length(column, targets)
     except ValueError as error:
         raise InputError(f"groups must be one subject per sample. {error}") from error
-    return np.asarray(np.unique(column, return_inverse=True)[1])
+    if any(subject is None or subject != subject for subject in column.tolist()):
+        raise InputError("groups must be one subject per sample, got None or NaN.")
+    try:
+        return np.asarray(np.unique(column, return_inverse=True)[1])
+    except TypeError:  # names beside numbers have no order
+        return np.asarray(np.unique(column.astype(str), return_inverse=True)[1])
 
 
 def check_classes(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
@@ -156,7 +188,7 @@ def stratified_folds(
         if count < folds:
             raise InputError(
                 f"Class {str(name)!r} must have at least {folds} {noun} for {folds} folds, got {count}. "
-                f"{_FEWER_FOLDS}"
+                f"{_TOO_SMALL}"
             )
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     chosen = splitter(folds, shuffle=True, random_state=random_state)
@@ -174,7 +206,7 @@ def check_training_folds(folds: Folds, encoded: NDArray[np.intp], *, classes: ND
         if len(absent):
             raise InputError(
                 f"Class {str(classes[absent[0]])!r} must be in every training fold, got none in one. "
-                f"{_FEWER_FOLDS}"
+                f"{_TOO_SMALL}"
             )
 
 
@@ -203,15 +235,26 @@ def check_option(name: str, value: Any, *, allowed: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
 
-def check_number(name: str, value: float, *, least: float, most: float = np.inf) -> None:
+def check_number(name: str, value: Any, *, least: float, most: float = np.inf) -> None:
     """A head's number must lie in a closed range.
 
     Raises:
-        InputError: It does not.
+        InputError: It does not, or is no number.
     """
-    if not least <= value <= most:
+    if not isinstance(value, Real) or not least <= float(value) <= most:
         limits = f"at least {least:g}" if most == np.inf else f"between {least:g} and {most:g}"
         raise InputError(f"{name} must be {limits}, got {value!r}.")
+
+
+def check_count(name: str, value: Any, *, least: int, most: float = np.inf) -> None:
+    """A head's whole number must lie in a closed range.
+
+    Raises:
+        InputError: It does not, or is no whole number.
+    """
+    if not isinstance(value, Integral):
+        raise InputError(f"{name} must be a whole number, got {value!r}.")
+    check_number(name, int(value), least=least, most=most)
 
 
 def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random_state: int | None) -> Folds:
@@ -224,7 +267,8 @@ def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random
     if count < folds:
         noun = "samples" if groups is None else "subjects"
         raise InputError(
-            f"y must cover at least {folds} {noun} for {folds} folds, got {count} {noun}. {_FEWER_FOLDS}"
+            f"y must cover at least {folds} {noun} for {folds} folds, got {count} {noun}. "
+            "Add some, or lower `folds`."
         )
     splitter = KFold if groups is None else GroupKFold
     chosen = splitter(folds, shuffle=True, random_state=random_state)
@@ -232,12 +276,22 @@ def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random
 
 
 def check_arrays(
-    arrays: dict[str, NDArray[Any]], *, shapes: dict[str, tuple[int, ...]], head: str
+    arrays: dict[str, NDArray[Any]],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    head: str,
+    positive: Collection[str] = (),
 ) -> dict[str, NDArray[np.float64]]:
     """The saved arrays of a head as float64, by name.
 
+    Args:
+        arrays: As saved.
+        shapes: What they must be called, and of which shape.
+        head: Class of the head, for messages.
+        positive: Those whose numbers must all be above 0.
+
     Raises:
-        CheckpointError: An array is missing, unexpected, of another shape, or not finite.
+        CheckpointError: An array is missing, unexpected, of another shape, not finite, or not positive.
     """
     if arrays.keys() != shapes.keys():
         raise CheckpointError(f"{head} must be saved as arrays {sorted(shapes)}, got {sorted(arrays)}.")
@@ -248,4 +302,45 @@ def check_arrays(
             )
         if not np.isfinite(arrays[name]).all():
             raise CheckpointError(f"Array {name!r} of {head} must be finite, got NaN or infinity.")
+        if name in positive and (arrays[name] <= 0).any():
+            raise CheckpointError(
+                f"Array {name!r} of {head} must be above 0, got {float(arrays[name].min()):g}."
+            )
     return {name: np.array(arrays[name], dtype=np.float64) for name in shapes}
+
+
+def saved_classes(labels: Sequence[Any]) -> NDArray[Any]:
+    """The classes of a saved head.
+
+    Raises:
+        CheckpointError: They are not two or more, each once and in their order.
+    """
+    classes = np.asarray(labels)
+    if len(classes) < 2 or np.unique(classes).tolist() != list(labels):
+        raise CheckpointError(f"Saved classes must be two or more, each once and sorted, got {labels!r}.")
+    return classes
+
+
+def saved_positive(name: str, values: ArrayLike, *, count: int) -> NDArray[np.float64]:
+    """Saved numbers [count], such as temperatures.
+
+    Raises:
+        CheckpointError: There are more or fewer, or one is not finite and above 0.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    if found.shape != (count,) or not (np.isfinite(found) & (found > 0)).all():
+        raise CheckpointError(f"Saved {name} must be {count} finite number(s) above 0, got {values!r}.")
+    return found
+
+
+def saved_columns(columns: Sequence[Sequence[int]], *, width: int) -> list[NDArray[np.intp]]:
+    """The columns of X that each member of a saved head sees.
+
+    Raises:
+        CheckpointError: A member sees none, one twice, or one that X does not have.
+    """
+    found = [np.asarray(own, dtype=np.intp) for own in columns]
+    for own in found:
+        if not len(own) or len(np.unique(own)) < len(own) or own.min() < 0 or own.max() >= width:
+            raise CheckpointError(f"Saved columns must be some of 0 to {width - 1}, each once.")
+    return found

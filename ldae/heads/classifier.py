@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,30 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from ldae.errors import CheckpointError
 from ldae.heads.checks import (
     Folds,
     check_classes,
+    check_count,
     check_groups,
     check_known,
-    check_number,
     check_training,
     check_training_folds,
     resolve_positive,
+    saved_classes,
     stratified_folds,
 )
 from ldae.heads.saved import SavedHead, jsonable
 
 LARGEST_SEED = 2**31 - 1
+Inner = TypeVar("Inner", bound="InnerHead")
+
+
+class InnerHead(Protocol):
+    """A fitted classifier of codes."""
+
+    classes_: NDArray[Any]
+    n_features_in_: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class CodeClassifier(ScoredClassifier, SavedHead):
 
     def _check_options(self) -> None:
         """Stops on an option that is not allowed."""
-        check_number("folds", self.folds, least=2)
+        check_count("folds", self.folds, least=2)
 
     @abstractmethod
     def _fit(self, training: TrainingSet) -> None:
@@ -158,10 +168,27 @@ class CodeClassifier(ScoredClassifier, SavedHead):
     @classmethod
     def _restored(cls, config: dict[str, Any]) -> Self:
         head = super()._restored(config)
-        head.classes_ = np.asarray(config["classes"])
+        head.classes_ = saved_classes(config["classes"])
         head.positive_label_ = resolve_positive(head.positive_label, head.classes_)
         head.seed_ = int(config["seed"])
         return head
+
+    def _holding(self, inner: Inner) -> Inner:
+        """A restored head inside this one, which takes the same codes and tells the same classes.
+
+        Raises:
+            CheckpointError: It does not.
+        """
+        ours, theirs = (
+            (self.classes_.tolist(), self.n_features_in_),
+            (inner.classes_.tolist(), inner.n_features_in_),
+        )
+        if ours != theirs:
+            raise CheckpointError(
+                f"The {type(inner).__name__} in a {type(self).__name__} must have its classes and features, "
+                f"{ours[0]} and {ours[1]}, got {theirs[0]} and {theirs[1]}."
+            )
+        return inner
 
 
 class DirichletClassifier(CodeClassifier):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Literal, Self, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,10 +20,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from ldae.errors import InputError
 from ldae.heads.calibration import Said, check_classes
+from ldae.heads.row_noise import row_generators
 
 Score = Literal["lac", "aps", "raps"]
 SCORES: tuple[Score, ...] = get_args(Score)
 Fitted = TypeVar("Fitted")
+DIGITS = 9  # of a probability: what a batch may change in the last ones is not to draw other numbers
 
 
 class ConformalSets:
@@ -32,11 +34,13 @@ class ConformalSets:
     Args:
         score: "lac", 1 - p of a class: the smallest sets (Sadinle et al. 2019). "aps", the probability of
             all classes at least as likely (Romano et al. 2020): sets that grow with doubt; "raps" keeps them
-            small (Angelopoulos et al. 2021), its strength chosen on a tenth of the calibration scans. Two
-            classes have "lac" only.
+            small (Angelopoulos et al. 2021), its strength chosen on a tenth of the calibration scans. The
+            least likely class of a set is in it by chance, by as much as the level asks for: a set may be
+            empty. Two classes have "lac" only.
         level: Share of scans whose set is to hold the truth, in (0, 1).
         by_class: Keep the promise for the scans of every class (Mondrian; a rare class needs it), "lac" only.
-        random_state: Seed of the tenth that "raps" draws.
+        random_state: Seed of the tenth that "raps" draws, and, with what the head says of a scan, of the
+            chance with which a class is in its set.
     """
 
     def __init__(
@@ -94,26 +98,69 @@ class ConformalSets:
         sets = np.zeros(chances.shape, dtype=bool)
         if self.by_class:
             for place, label in enumerate(self.classes_[self.order_].tolist()):
-                sets[:, place] = _sets(self.parts_[label], chances)[:, place]
+                sets[:, place] = self._sets(self.parts_[label], chances)[:, place]
         else:
             given = _one_group(len(chances)) if groups is None else groups
             for name, rows in _rows(given, known=self.parts_):
-                sets[rows] = _sets(self.parts_[name], chances[rows])
+                sets[rows] = self._sets(self.parts_[name], chances[rows])
         return sets[:, np.argsort(self.order_)]
 
     def _learn(self, chances: NDArray[np.float64], truth: NDArray[Any]) -> Any:
-        mapie = _mapie("classification")
+        mapie, scores = _mapie("classification"), _mapie("conformity_scores")
+        kinds = {"lac": scores.LACConformityScore, "aps": scores.APSConformityScore}
+        score = kinds.get(self.score, scores.RAPSConformityScore)()
         predictor = mapie.SplitConformalClassifier(
             Said(self.classes_[self.order_]),
             confidence_level=self.level,
-            conformity_score=self.score,
+            conformity_score=score,
             prefit=True,
             random_state=self.random_state,
         )
         with warnings.catch_warnings():
             # told where calibration scans are of one class, as by_class has them
             warnings.filterwarnings("ignore", "WARNING: your conformalization dataset has less labels")
-            return predictor.conformalize(chances, truth)
+            predictor.conformalize(chances, truth)
+        if self.score == "lac":
+            return predictor
+        _mapie_sets(predictor, chances)  # finds the quantile
+        return _Adaptive(
+            float(np.ravel(score.quantiles_)[0]),
+            float(np.ravel(getattr(score, "lambda_star", 0.0))[0]),
+            float(np.ravel(getattr(score, "k_star", 0.0))[0]),
+        )
+
+    def _sets(self, part: Any, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+        if self.score == "lac":
+            return _mapie_sets(part, chances)
+        uniform = [one.random() for one in row_generators(chances.round(DIGITS), seed=self.random_state)]
+        return cast("NDArray[np.bool_]", part.sets(chances, np.asarray(uniform)))
+
+
+class _Adaptive(NamedTuple):
+    """What MAPIE learned of "aps" or "raps".
+
+    Its own sets are either those of every class up to the one that passes the quantile, which hold the truth
+    5 to 8 points too often, or drawn in the order of the batch, and penalised otherwise than its scores.
+
+    Attributes:
+        quantile: Of the calibration scores.
+        strength: What each class beyond `free` adds to the score.
+        free: Number of classes that add nothing.
+    """
+
+    quantile: float
+    strength: float
+    free: float
+
+    def sets(self, chances: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Classes whose score is within the quantile [N, C], from chances [N, C] and uniform numbers [N]."""
+        order = np.argsort(chances, axis=1)[:, ::-1]
+        ordered = np.take_along_axis(chances, order, axis=1)
+        beyond = np.maximum(np.arange(1, chances.shape[1] + 1) - self.free, 0)
+        scores = ordered.cumsum(axis=1) - uniform[:, None] * ordered + self.strength * beyond
+        sets = np.empty(chances.shape, dtype=bool)
+        np.put_along_axis(sets, order, scores <= self.quantile, axis=1)
+        return sets
 
 
 class ConformalIntervals:
@@ -225,7 +272,7 @@ def _rows(groups: ArrayLike, *, known: Mapping[Hashable, Any]) -> list[tuple[Has
     return [(name, np.asarray(given == name)) for name in names]
 
 
-def _sets(predictor: Any, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _mapie_sets(predictor: Any, chances: NDArray[np.float64]) -> NDArray[np.bool_]:
     with warnings.catch_warnings():
         # told when a set is empty, which is what a set of an unlike scan is
         warnings.simplefilter("ignore", UserWarning)

@@ -111,9 +111,12 @@ class DensityDirichletClassifier(DirichletClassifier):
         """
         head = cls._restored(config)
         probe = {name.removeprefix(PROBE): value for name, value in arrays.items() if PROBE in name}
-        head.probe_ = LinearProbe.from_state(config["probe"], probe)
+        head.probe_ = head._holding(LinearProbe.from_state(config["probe"], probe))
         own = {name: value for name, value in arrays.items() if PROBE not in name}
-        for name, array in check_arrays(own, shapes=head._shapes(), head=cls.__name__).items():
+        kept = check_arrays(
+            own, shapes=head._shapes(), head=cls.__name__, positive=["shape", "rate", "counts"]
+        )
+        for name, array in kept.items():
             setattr(head, f"{name}_", array)
         return head
 

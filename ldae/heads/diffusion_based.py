@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldae.heads.checks import check_number
+from ldae.heads.checks import check_count
 from ldae.heads.class_diffusion import Diffusion, build_diffusion
 from ldae.heads.classifier import TrainingSet
 from ldae.heads.diffusion_training import DiffusionTraining, Loss, denoising_loss, train_diffusion
@@ -46,10 +46,11 @@ class DiffusionBased(ShapedClassifier):
     steps_: int
 
     def _check_options(self) -> None:
-        check_number("width", self.width, least=1)
-        check_number("channels", self.channels, least=1)
-        check_number("layers", self.layers, least=2)
-        check_number("diffusion_steps", self.diffusion_steps, least=0)
+        check_count("width", self.width, least=1)
+        check_count("channels", self.channels, least=1)
+        check_count("layers", self.layers, least=2)
+        check_count("diffusion_steps", self.diffusion_steps, least=0)
+        check_count("batch_size", self.batch_size, least=1)
         super()._check_options()
 
     def _fit_diffusion(self, values: Tensor, training: TrainingSet) -> FittedDiffusion:

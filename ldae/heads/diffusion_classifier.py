@@ -16,7 +16,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from ldae.diffusion.likelihood import class_log_likelihoods
-from ldae.heads.checks import check_arrays, check_number
+from ldae.heads.checks import check_arrays, check_count, saved_positive
 from ldae.heads.class_diffusion import Diffusion, class_v
 from ldae.heads.classifier import TrainingSet
 from ldae.heads.diffusion_based import DiffusionBased
@@ -156,15 +156,15 @@ class DiffusionClassifier(DiffusionBased):
         found = {name: value for name, value in arrays.items() if name == "calibration"}
         shapes: dict[str, tuple[int, ...]] = {"calibration": (1 + len(head.classes_),)}
         kept = check_arrays(found, shapes=shapes, head=cls.__name__)["calibration"]
-        head.factor_, head.offsets_ = float(kept[0]), kept[1:]
+        head.factor_, head.offsets_ = float(saved_positive("factor", kept[:1], count=1)[0]), kept[1:]
         return head
 
     def _chances(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(softmax(self.factor_ * scores + self.offsets_, axis=1))
 
     def _check_options(self) -> None:
-        check_number("levels", self.levels, least=1)
-        check_number("draws", self.draws, least=1)
+        check_count("levels", self.levels, least=1)
+        check_count("draws", self.draws, least=1)
         super()._check_options()
 
     def _scores(self, features: NDArray[np.float64], model: Diffusion) -> NDArray[np.float64]:

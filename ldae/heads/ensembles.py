@@ -16,7 +16,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ldae.heads.checks import check_arrays, check_features, check_number
+from ldae.heads.checks import (
+    check_arrays,
+    check_count,
+    check_features,
+    saved_columns,
+    saved_positive,
+)
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.members import (
     DROPOUT,
@@ -116,18 +122,19 @@ class NetworkEnsemble(CodeClassifier):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         head = cls._restored(config)
-        head.columns_ = [np.asarray(own, dtype=np.intp) for own in config["columns"]]
-        head.temperatures_ = np.asarray(config["temperatures"], dtype=np.float64)
+        head.columns_ = saved_columns(config["columns"], width=head.n_features_in_)
+        head.temperatures_ = saved_positive("temperatures", config["temperatures"], count=len(head.columns_))
         shape = (head.n_features_in_,)
         plain = {name: array for name, array in arrays.items() if not name.startswith(NETWORK)}
-        kept = check_arrays(plain, shapes={"mean": shape, "scale": shape}, head=cls.__name__)
+        shapes = {"mean": shape, "scale": shape}
+        kept = check_arrays(plain, shapes=shapes, head=cls.__name__, positive=["scale"])
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         network = mapping_networks(head.columns_, classes=len(head.classes_), hidden=list(head.hidden))
         head.network_ = from_arrays(network, subset(arrays, NETWORK), head=cls.__name__)
         return head
 
     def _check_options(self) -> None:
-        check_number("epochs", self.epochs, least=1)
+        check_count("epochs", self.epochs, least=1)
         super()._check_options()
 
     def _standardised(self, features: Tensor) -> Tensor:
@@ -187,7 +194,7 @@ class MLPClassifier(NetworkEnsemble):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        check_number("members", self.members, least=1)
+        check_count("members", self.members, least=1)
         super()._check_options()
 
     def _columns(self, generator: np.random.Generator) -> Columns:
@@ -242,7 +249,7 @@ class DropoutClassifier(NetworkEnsemble):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        check_number("samples", self.samples, least=1)
+        check_count("samples", self.samples, least=1)
         super()._check_options()
 
     def _columns(self, generator: np.random.Generator) -> Columns:
@@ -312,7 +319,7 @@ class DepthEnsembleClassifier(NetworkEnsemble):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        check_number("members", 1 if self.members is None else self.members, least=1)
+        check_count("members", 1 if self.members is None else self.members, least=1)
         super()._check_options()
 
     def _columns(self, generator: np.random.Generator) -> Columns:

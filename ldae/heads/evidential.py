@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ldae.errors import InputError
-from ldae.heads.checks import check_arrays, check_features, check_number, check_option
+from ldae.heads.checks import check_arrays, check_count, check_features, check_number, check_option
 from ldae.heads.classifier import DirichletClassifier, TrainingSet
 from ldae.heads.evidential_losses import (
     EVIDENCES,
@@ -102,8 +102,8 @@ class EvidentialClassifier(DirichletClassifier):
         evidence: "exp" (of logits within +-10) or "softplus", which grows only linearly with the logit.
         loss: "nll" (type-II likelihood), "ce", "mse" (Bayes risks), "iedl" (Fisher-weighted) or "redl" (prior
             weight 0.1, squared error of the mean).
-        kl: Pull towards no evidence: of alpha ("full"), of alpha without the true class's evidence ("tilde"),
-            or "none". With "full", a weight of 1 caps the probability of two classes at 0.618.
+        kl: Pull towards no evidence: of all of it ("full"), of all but the true class's ("tilde"), or "none".
+            With "full", a weight of 1 caps the probability of two classes at 0.618.
         kl_weight: Its weight once annealed.
         anneal_epochs: Epochs over which the weight rises from zero; 0 starts with all of it.
         hidden: Widths of hidden layers; none for a linear layer.
@@ -224,7 +224,8 @@ class EvidentialClassifier(DirichletClassifier):
         head.epochs_ = int(config["epochs"])
         shape = (head.n_features_in_,)
         plain = {name: array for name, array in arrays.items() if not name.startswith(NETWORK)}
-        kept = check_arrays(plain, shapes={"mean": shape, "scale": shape}, head=cls.__name__)
+        shapes = {"mean": shape, "scale": shape}
+        kept = check_arrays(plain, shapes=shapes, head=cls.__name__, positive=["scale"])
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         head.network_ = from_arrays(head._network(1), subset(arrays, NETWORK), head=cls.__name__)
         return head
@@ -240,7 +241,9 @@ class EvidentialClassifier(DirichletClassifier):
         check_option("loss", self.loss, allowed=LOSSES)
         check_option("kl", self.kl, allowed=KLS)
         check_number("kl_weight", self.kl_weight, least=0)
-        check_number("epochs", self.epochs, least=1)
+        check_count("anneal_epochs", self.anneal_epochs, least=0)
+        check_count("epochs", self.epochs, least=1)
+        check_count("batch_size", self.batch_size, least=1)
         if self.context and not self.modulation:
             check_number("context without modulation", self.context, least=0, most=0)
         super()._check_options()
@@ -279,7 +282,7 @@ class EvidentialClassifier(DirichletClassifier):
             evidence = to_evidence(logits.double(), name=self.evidence)
             classes = targets[rows].expand(evidence.shape[:-1])
             weight = annealed(self.kl_weight, epoch=epoch, over=self.anneal_epochs)
-            pull = kl_term(evidence, classes, name=self.kl, prior=prior)
+            pull = kl_term(evidence, classes, name=self.kl)
             return dirichlet_loss(evidence + prior, classes, name=self.loss) + weight * pull
 
         return loss

@@ -72,11 +72,15 @@ def kl_to_uniform(alpha: Tensor) -> Tensor:
     return gathered - torch.lgamma(torch.tensor(float(alpha.shape[-1]))) + moved
 
 
-def kl_term(evidence: Tensor, targets: Tensor, *, name: KLName, prior: float) -> Tensor:
-    """The regulariser [...]: KL to the uniform of alpha ("full"), or of 1 + evidence without the true class's
-    ("tilde"), or zero."""
+def kl_term(evidence: Tensor, targets: Tensor, *, name: KLName) -> Tensor:
+    """The regulariser [...]: KL to the uniform of 1 + evidence ("full"), of the same without the true class's
+    ("tilde"), or zero.
+
+    Whatever the prior weight, 1 is added: the pull is to end where there is no evidence, and that of R-EDL's
+    0.1 + evidence would end at 0.9.
+    """
     if name == "full":
-        return kl_to_uniform(evidence + prior)
+        return kl_to_uniform(1 + evidence)
     if name == "tilde":
         return kl_to_uniform(1 + evidence * (1 - functional.one_hot(targets, evidence.shape[-1])))
     return evidence.new_zeros(evidence.shape[:-1])

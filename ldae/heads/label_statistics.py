@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import Tensor
 
 ProbabilityName = Literal["expectation", "map", "map_of_mean"]
 PROBABILITIES: tuple[ProbabilityName, ...] = ("expectation", "map", "map_of_mean")
@@ -29,6 +31,15 @@ def probability_map(
     if mean_first:
         return np.asarray(softmax(-((labels.mean(axis=(1, 2)) - 1) ** 2) / iota, axis=-1))
     return np.asarray(softmax(-((labels - 1) ** 2) / iota, axis=-1).mean(axis=(1, 2)))
+
+
+def on_simplex(labels: Tensor) -> Tensor:
+    """The probabilities closest to each vector [..., C] (Duchi et al. 2008, figure 1)."""
+    ordered = labels.sort(-1, descending=True).values
+    counts = torch.arange(1, labels.shape[-1] + 1, dtype=labels.dtype)
+    excess = (ordered.cumsum(-1) - 1) / counts
+    kept = (ordered > excess).sum(-1, keepdim=True)
+    return (labels - excess.gather(-1, kept - 1)).clamp_min(0)
 
 
 def scan_iota(labels: NDArray[np.float64], encoded: NDArray[np.intp], *, mean_first: bool = False) -> float:

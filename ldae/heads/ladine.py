@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ldae.heads.checks import check_arrays, check_features, check_number, check_option
+from ldae.heads.checks import (
+    check_arrays,
+    check_count,
+    check_features,
+    check_number,
+    check_option,
+    saved_columns,
+    saved_positive,
+)
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.label_denoiser import PARAMETRISATIONS, Condition, LabelDenoiser, ParametrisationName
 from ldae.heads.label_diffusion import FEWEST_STEPS, Sampled, level_grid, sample_labels
@@ -23,6 +30,7 @@ from ldae.heads.label_statistics import (
     PROBABILITIES,
     ProbabilityName,
     label_spread,
+    on_simplex,
     probability_map,
     scan_iota,
 )
@@ -36,6 +44,7 @@ from ldae.heads.members import (
     member_inputs,
     prior_probabilities,
 )
+from ldae.heads.row_noise import row_generators
 from ldae.heads.stacked import (
     Optimisation,
     StackedMLP,
@@ -49,6 +58,7 @@ from ldae.heads.uncertainty import softmax_uncertainty
 
 SCANS_AT_ONCE = 32  # fewer cost more calls, more fall out of the cache
 MAPPING_WEIGHT_DECAY = 0.1
+SMALLEST_CHANCE = 1e-6
 MAPPING, DENOISER = "mapping.", "denoiser."
 
 
@@ -70,8 +80,8 @@ class LaDiNEClassifier(CodeClassifier):
         eta: Share of fresh noise in each step: 0 deterministic; 1 with 1000 steps is the published sampler.
         parametrisation: "y0" predicts class probabilities by cross-entropy, "eps" the noise, as published.
         probability: "expectation" (with "y0" the mean of E[y_0 | y_T], a single call; with "eps" of E[y_0 |
-            y_t] where signal and noise are even), "map" (mean over samples of softmax(-(y - 1)^2 / iota)) or
-            "map_of_mean" (the same of the mean sample).
+            y_t] where signal and noise are even, each projected onto the simplex), "map" (mean over samples
+            of softmax(-(y - 1)^2 / iota)) or "map_of_mean" (the same of the mean sample).
         hidden: Widths of the mapping networks' hidden layers.
         width: Width of the noise predictors.
         epochs: Most epochs of the mapping networks.
@@ -229,12 +239,13 @@ class LaDiNEClassifier(CodeClassifier):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         head = cls._restored(config)
-        head.columns_ = [np.asarray(own, dtype=np.intp) for own in config["columns"]]
-        head.temperatures_ = np.asarray(config["temperatures"], dtype=np.float64)
-        head.iota_ = float(config["iota"])
+        head.columns_ = saved_columns(config["columns"], width=head.n_features_in_)
+        head.temperatures_ = saved_positive("temperatures", config["temperatures"], count=len(head.columns_))
+        head.iota_ = float(saved_positive("iota", [config["iota"]], count=1)[0])
         shape = (head.n_features_in_,)
-        plain = {name: array for name, array in arrays.items() if name in ("mean", "scale")}
-        kept = check_arrays(plain, shapes={"mean": shape, "scale": shape}, head=cls.__name__)
+        plain = {name: array for name, array in arrays.items() if not name.startswith((MAPPING, DENOISER))}
+        shapes = {"mean": shape, "scale": shape}
+        kept = check_arrays(plain, shapes=shapes, head=cls.__name__, positive=["scale"])
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         mapping = mapping_networks(head.columns_, classes=len(head.classes_), hidden=list(head.hidden))
         head.mapping_ = from_arrays(mapping, subset(arrays, MAPPING), head=cls.__name__)
@@ -244,11 +255,13 @@ class LaDiNEClassifier(CodeClassifier):
     def _check_options(self) -> None:
         check_option("parametrisation", self.parametrisation, allowed=PARAMETRISATIONS)
         check_option("probability", self.probability, allowed=PROBABILITIES)
-        check_number("members", 1 if self.members is None else self.members, least=1)
-        check_number("samples", self.samples, least=1)
+        check_count("members", 1 if self.members is None else self.members, least=1)
+        check_count("samples", self.samples, least=1)
         check_number("eta", self.eta, least=0, most=1)
-        check_number("epochs", self.epochs, least=1)
-        check_number("diffusion_steps", self.diffusion_steps, least=1)
+        check_count("width", self.width, least=1)
+        check_count("epochs", self.epochs, least=1)
+        check_count("diffusion_steps", self.diffusion_steps, least=1)
+        check_count("steps", self.steps, least=1)
         level_grid(self.steps)
         super()._check_options()
 
@@ -325,19 +338,20 @@ class LaDiNEClassifier(CodeClassifier):
         return np.asarray(self._mean_chances(sampled, over=(1, 2)).numpy())
 
     def _mean_chances(self, sampled: Sampled, *, over: tuple[int, int]) -> Tensor:
-        """Class probabilities [N, C]: the mean over members and samples of what was expected on the way."""
-        expected = sampled.first if self.parametrisation == "y0" else sampled.middle
-        chances = expected.mean(dim=over).clamp_min(1e-6)  # the "eps" form may leave [0, 1]
+        """Class probabilities [N, C]: the mean over members and samples of what was expected on the way.
+
+        E[y_0 | y_t] lies in the simplex. The "eps" form divides its error by the signal and may leave it:
+        each expectation is projected back before the mean, in which a single one could outweigh all others.
+        """
+        if self.parametrisation == "y0":
+            return sampled.first.mean(dim=over)
+        chances = on_simplex(sampled.middle).mean(dim=over).clamp_min(SMALLEST_CHANCE)
         return chances / chances.sum(1, keepdim=True)
 
 
 def row_noise(features: NDArray[np.float64], shape: Sequence[int], *, seed: int) -> Tensor:
     """Standard normal noise of each row [N, *shape], from a seed and the row's own numbers alone."""
-    key = seed.to_bytes(8, "little")
-    drawn = []
-    for row in features + 0.0:  # -0.0 is 0.0
-        digest = blake2b(row.tobytes(), key=key, digest_size=16).digest()
-        drawn.append(np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(tuple(shape)))
+    drawn = [one.standard_normal(tuple(shape)) for one in row_generators(features, seed=seed)]
     return torch.from_numpy(np.stack(drawn))
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn import functional
 
-from ldae.heads.checks import check_arrays, check_features
+from ldae.heads.checks import check_arrays, check_count, check_features, saved_positive
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.ensembles import MLPClassifier
 from ldae.heads.stacked import StackedMLP
@@ -133,13 +133,17 @@ class LaplaceClassifier(CodeClassifier):
         """
         head = cls._restored(config)
         own = {name.removeprefix(MLP): array for name, array in arrays.items() if name.startswith(MLP)}
-        head.mlp_ = MLPClassifier.from_state(config["mlp"], own)
-        head.precision_ = float(config["precision"])
+        head.mlp_ = head._holding(MLPClassifier.from_state(config["mlp"], own))
+        head.precision_ = float(saved_positive("precision", [config["precision"]], count=1)[0])
         side = _last_weights(head.mlp_.network_).numel()
         plain = {name: array for name, array in arrays.items() if not name.startswith(MLP)}
         kept = check_arrays(plain, shapes={"covariance": (side, side)}, head=cls.__name__)
         head.covariance_ = kept["covariance"]
         return head
+
+    def _check_options(self) -> None:
+        check_count("epochs", self.epochs, least=1)
+        super()._check_options()
 
     def _scaled(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Damped logits [N, C] and the variance of the logits [N, C]."""

@@ -27,6 +27,7 @@ from ldae.heads.checks import (
     Folds,
     check_arrays,
     check_classes,
+    check_count,
     check_features,
     check_groups,
     check_regularisation,
@@ -34,6 +35,8 @@ from ldae.heads.checks import (
     check_training_folds,
     plain_folds,
     resolve_positive,
+    saved_classes,
+    saved_positive,
     stratified_folds,
 )
 from ldae.heads.classifier import ScoredClassifier
@@ -56,6 +59,11 @@ class _LinearHead(SavedHead):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
     regularisation_: float
+
+    def _check_options(self) -> None:
+        """Stops on an option that is not allowed."""
+        if len(check_regularisation(self.regularisation)) > 1:
+            check_count("folds", self.folds, least=2)
 
     def _keep(self, pipeline: Pipeline, *, chosen: float) -> None:
         scaler, model = pipeline[0], pipeline[1]
@@ -85,9 +93,10 @@ class _LinearHead(SavedHead):
         head.regularisation = tuple(head.regularisation)
         width = head.n_features_in_
         shapes = {"mean": (width,), "scale": (width,), "coef": (rows, width), "intercept": (rows,)}
-        for name, array in check_arrays(arrays, shapes=shapes, head=cls.__name__).items():
+        kept = check_arrays(arrays, shapes=shapes, head=cls.__name__, positive=["scale"])
+        for name, array in kept.items():
             setattr(head, f"{name}_", array)
-        head.regularisation_ = float(config["regularisation"])
+        head.regularisation_ = float(saved_positive("regularisation", [config["regularisation"]], count=1)[0])
         return head
 
 
@@ -158,6 +167,7 @@ class LinearProbe(ScoredClassifier, _LinearHead):
         check_classification_targets(targets)
         self.classes_, encoded = check_classes(targets)
         self.positive_label_ = resolve_positive(self.positive_label, self.classes_)
+        self._check_options()
         candidates = check_regularisation(self.regularisation)
         subjects = check_groups(groups, targets)
         base = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
@@ -234,7 +244,7 @@ class LinearProbe(ScoredClassifier, _LinearHead):
         Raises:
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
-        classes = np.asarray(config.get("classes", ()))
+        classes = saved_classes(config["classes"])
         head = cls._restore(config, arrays, rows=1 if len(classes) == 2 else len(classes))
         head.classes_ = classes
         head.positive_label_ = resolve_positive(head.positive_label, head.classes_)
@@ -292,6 +302,7 @@ class RidgeProbe(RegressorMixin, _LinearHead):
             InputError: Bad shapes, NaN, fewer subjects than folds.
         """
         features, targets = check_training(self, X, targets=y, numeric=True)
+        self._check_options()
         candidates = check_regularisation(self.regularisation)
         subjects = check_groups(groups, targets)
         base = make_pipeline(StandardScaler(), Ridge())

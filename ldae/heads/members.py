@@ -47,9 +47,10 @@ def member_columns(
         count = MOST_MEMBERS if members is None else members
         size = width if count == 1 else min(width, max(NARROWEST_VIEW, round(VIEW_SHARE * width)))
         return [np.sort(generator.permutation(width)[:size]) for _ in range(count)]
+    depths = list(depths)
     if min(depths, default=0) < 1 or sum(depths) != width:
         raise InputError(
-            f"depths must be widths that add up to the {width} columns of X, got {list(depths)}, "
+            f"depths must be widths that add up to the {width} columns of X, got {depths}, "
             f"which add up to {sum(depths)}."
         )
     count = min(MOST_MEMBERS, len(depths)) if members is None else members
@@ -63,7 +64,7 @@ def member_columns(
 
 def code_columns(width: int, *, depths: Sequence[int] | None) -> NDArray[np.intp]:
     """The columns of the semantic code: the last depth, or all."""
-    return np.arange(width - depths[-1] if depths else 0, width)
+    return np.arange(0 if depths is None else width - depths[-1], width)
 
 
 def member_inputs(features: Tensor, columns: Columns) -> Tensor:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from ldae.heads.checks import check_arrays, check_features, check_number
+from ldae.heads.checks import check_arrays, check_count, check_features
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.uncertainty import softmax_uncertainty
 
@@ -52,6 +52,7 @@ class NeighbourClassifier(CodeClassifier):
     codes_: NDArray[np.float64]
     members_: NDArray[np.float64]
     neighbours_: int
+    stepwise = True  # between changes of neighbours nothing changes
     index_: NearestNeighbors
 
     def __init__(
@@ -68,7 +69,7 @@ class NeighbourClassifier(CodeClassifier):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        check_number("neighbours", min(self.neighbours, default=0), least=1)
+        check_count("neighbours", min(self.neighbours, default=0), least=1)
         super()._check_options()
 
     def _fit(self, training: TrainingSet) -> None:
@@ -117,10 +118,12 @@ class NeighbourClassifier(CodeClassifier):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         head = cls._restored(config)
-        head.neighbours_ = int(config["chosen"])
         rows, width = int(config["kept"]), head.n_features_in_
-        shapes = {"codes": (rows, width), "members": (rows, len(head.classes_))}
-        kept = check_arrays(arrays, shapes={"mean": (width,), "scale": (width,), **shapes}, head=cls.__name__)
+        check_count("chosen", config["chosen"], least=1, most=rows)
+        head.neighbours_ = config["chosen"]
+        shapes: dict[str, tuple[int, ...]] = {"codes": (rows, width), "members": (rows, len(head.classes_))}
+        shapes |= {"mean": (width,), "scale": (width,)}
+        kept = check_arrays(arrays, shapes=shapes, head=cls.__name__, positive=["scale"])
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         head._keep(kept["codes"], kept["members"])
         return head

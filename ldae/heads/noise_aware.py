@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ldae.heads.checks import check_arrays, check_number, check_option
+from ldae.heads.checks import check_arrays, check_count, check_number, check_option
 from ldae.heads.classifier import TrainingSet
 from ldae.heads.noise_gauge import NoiseGauge
 from ldae.heads.noised_network import NoisedClassifier, NoisedTraining, fit_noised
@@ -173,15 +173,19 @@ class NoiseAwareClassifier(ShapedClassifier):
         gauge = subset(arrays, GAUGE)
         count = len(gauge.get("directions", ()))
         shapes = {"directions": (count, head.n_features_in_), "variances": (count + 1,)}
-        head.gauge_ = NoiseGauge(**check_arrays(gauge, shapes=shapes, head=cls.__name__))
+        head.gauge_ = NoiseGauge(
+            **check_arrays(gauge, shapes=shapes, head=cls.__name__, positive=["variances"])
+        )
         return head
 
     def _check_options(self) -> None:
         check_option("judged_at", self.judged_at, allowed=get_args(JudgedAt))
-        check_number("highest_level", self.highest_level, least=1, most=TOP_LEVEL)
-        check_number("draws", self.draws, least=1)
+        check_count("highest_level", self.highest_level, least=1, most=TOP_LEVEL)
+        check_count("draws", self.draws, least=1)
         check_number("clean", self.clean, least=0, most=1)
-        check_number("epochs", self.epochs, least=1)
+        check_count("width", self.width, least=1)
+        check_count("epochs", self.epochs, least=1)
+        check_count("batch_size", self.batch_size, least=1)
         super()._check_options()
 
     def _network(self) -> NoisedClassifier:

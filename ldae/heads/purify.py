@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import log_loss
 from torch import Tensor
 
-from ldae.heads.checks import check_number
+from ldae.heads.checks import check_count, check_number
 from ldae.heads.class_diffusion import Diffusion, purify
 from ldae.heads.classifier import TrainingSet
 from ldae.heads.diffusion_based import DiffusionBased
@@ -149,16 +149,17 @@ class PurifyClassifier(DiffusionBased):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         head = cls._rebuilt(config, arrays)
-        head.level_ = int(config["level"])
+        check_count("level", config["level"], least=0, most=TOP_LEVEL)
+        head.level_ = config["level"]
         kind = LinearProbe if head.latent_shape_ is None else NoiseAwareClassifier
-        head.base_ = kind.from_state(config["base"], subset(arrays, BASE))
+        head.base_ = head._holding(kind.from_state(config["base"], subset(arrays, BASE)))
         return head
 
     def _check_options(self) -> None:
-        check_number("level", self.level or 0, least=0, most=TOP_LEVEL)
+        check_count("level", self.level or 0, least=0, most=TOP_LEVEL)
         check_number("corruption", self.corruption, least=0)
-        check_number("steps", self.steps, least=1)
-        check_number("draws", self.draws, least=1)
+        check_count("steps", self.steps, least=1)
+        check_count("draws", self.draws, least=1)
         super()._check_options()
 
     def _fit_base(self, training: TrainingSet, rows: NDArray[np.intp]) -> Base:

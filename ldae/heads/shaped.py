@@ -87,7 +87,8 @@ class ShapedClassifier(CodeClassifier):
         head.latent_shape_ = None if shape is None else tuple(shape)
         own = {name: value for name, value in arrays.items() if name in ("mean", "scale")}
         width = (head.n_features_in_,)
-        kept = check_arrays(own, shapes={"mean": width, "scale": width}, head=cls.__name__)
+        shapes = {"mean": width, "scale": width}
+        kept = check_arrays(own, shapes=shapes, head=cls.__name__, positive=["scale"])
         head.mean_, head.scale_ = kept["mean"], kept["scale"]
         return head
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ldae.heads.checks import check_features, saved_positive
 from ldae.heads.classifier import CodeClassifier, TrainingSet
 from ldae.heads.linear import LinearProbe
 from ldae.heads.members import best_temperature
@@ -68,7 +69,7 @@ class TemperedProbe(CodeClassifier):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class [N, C], columns in the order of `classes_`."""
         check_is_fitted(self, "temperature_")
-        chances = self.probe_.predict_proba(X) ** (1 / self.temperature_)
+        chances = self.probe_.predict_proba(check_features(self, X)) ** (1 / self.temperature_)
         return np.asarray(chances / chances.sum(axis=1, keepdims=True))
 
     def differentiable_proba(self, X: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -94,6 +95,6 @@ class TemperedProbe(CodeClassifier):
             CheckpointError: Another head's state, or arrays that do not fit it.
         """
         head = cls._restored(config)
-        head.probe_ = LinearProbe.from_state(config["probe"], arrays)
-        head.temperature_ = float(config["temperature"])
+        head.probe_ = head._holding(LinearProbe.from_state(config["probe"], arrays))
+        head.temperature_ = float(saved_positive("temperature", [config["temperature"]], count=1)[0])
         return head

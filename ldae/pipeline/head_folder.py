@@ -203,14 +203,31 @@ def load_head(folder: str | Path) -> FittedHead:
     with whole(folder / DOCUMENT_NAME):
         directions = arrays.pop(DIRECTIONS)
         state = {name.removeprefix(HEAD): array for name, array in arrays.items()}
+        try:
+            head = _head_class(document["state"]["head"]).from_state(document["state"], state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder} must be as `ldae probe` wrote it, but {error}") from error
+        _check_directions(directions, head)
         return FittedHead(
-            head=_head_class(document["state"]["head"]).from_state(document["state"], state),
+            head=head,
             directions=directions,
-            pipeline=document["pipeline"],
+            pipeline=_word(document["pipeline"]),
             provenance=dict(document["provenance"]),
             folder=folder,
             sha256=sha256_json(document),
         )
+
+
+def _check_directions(directions: NDArray[np.float64], head: Head) -> None:
+    rows = _row_count(head)
+    if directions.ndim != 2 or len(directions) != rows or not np.isfinite(directions).all():
+        raise InputError(f"directions must be {rows} rows of finite numbers, got {directions.shape}")
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"pipeline must be a hash, got {value!r}")
+    return value
 
 
 def _head_class(name: str) -> Any:

@@ -16,7 +16,13 @@ from ldae.evaluation.attribution import (
     occlusion,
     slice_shapley,
 )
-from ldae.heads import EvidentialClassifier, LinearProbe, RidgeProbe
+from ldae.heads import (
+    EvidentialClassifier,
+    LaDiNEClassifier,
+    LinearProbe,
+    NeighbourClassifier,
+    RidgeProbe,
+)
 from ldae.heads.score import head_score, score_slope
 from ldae.nets.backbones import BackboneConfig
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
@@ -43,6 +49,7 @@ def heads(codes: np.ndarray) -> dict[str, object]:
         "number": RidgeProbe(regularisation=[1.0]).fit(codes, number),
         "class": LinearProbe(regularisation=[1.0], positive_label="AD").fit(codes, names),
         "any": EvidentialClassifier(epochs=60).fit(codes, names),
+        "sampling": LaDiNEClassifier(members=2, epochs=20, diffusion_steps=60).fit(codes, names),
     }
 
 
@@ -110,6 +117,26 @@ def test_integrated_gradients_and_slices_add_up(
     assert found.shape == volume.shape
     assert float(found.sum()) == pytest.approx(difference, rel=2e-3, abs=1e-4)
     assert slice_shapley(score, volume, baseline=baseline).sum() == pytest.approx(difference, rel=1e-4)
+
+
+def test_gradients_of_a_head_that_samples_add_up_but_for_its_noise(
+    heads: dict[str, object], encoder: SemanticEncoder
+) -> None:
+    torch.manual_seed(1)
+    volume, baseline = torch.rand(1, *SIZE), torch.full((1, *SIZE), 0.5)
+    volume[..., 3:] = 3.0
+    score = ScanScore(encoder, heads["sampling"])
+    difference = float(score(volume[None]) - score(baseline[None]))
+    assert abs(difference) > 0.2
+    found = integrated_gradients(score, volume, baseline=baseline)
+    assert float(found.sum()) == pytest.approx(difference, rel=0.05)
+
+
+def test_gradients_of_a_head_of_jumps_are_refused(codes: np.ndarray, encoder: SemanticEncoder) -> None:
+    head = NeighbourClassifier().fit(codes, np.where(codes[:, 0] > 0, "AD", "CN"))
+    volume = torch.rand(1, *SIZE)
+    with pytest.raises(InputError, match="changes smoothly with the code, got NeighbourClassifier"):
+        integrated_gradients(ScanScore(encoder, head), volume, baseline=torch.zeros_like(volume))
 
 
 def test_a_slice_alone_has_its_own_effect(heads: dict[str, object], encoder: SemanticEncoder) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pandas as pd
 import pytest
 from coded_cohort import write_coded_cohort
 
-from ldae.errors import InputError
+from ldae.data.artefact import read_json, write_json
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.calibration import evaluate_calibration
+from ldae.evaluation.predictions import read_predictions
 from ldae.evaluation.probes import fit_probe
 from ldae.evaluation.record import read_result
+from ldae.pipeline.embeddings import read_embeddings, write_embeddings
+from ldae.pipeline.folder import PipelineIndex, write_index
 
 CLASSES = ["CN", "MCI", "AD"]
 
@@ -22,11 +27,22 @@ CLASSES = ["CN", "MCI", "AD"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with heads for two classes, three classes, and age."""
     run_dir = tmp_path_factory.mktemp("run")
-    embeddings = write_coded_cohort(run_dir, subjects=1200)
+    components = {"autoencoder": "a", "denoiser": "d", "representation": "r", "statistics": "s"}
+    index = PipelineIndex(components, spec={}, split="")
+    (run_dir / "pipeline").mkdir()
+    write_index(run_dir / "pipeline", index)
+    frame = read_embeddings(write_coded_cohort(run_dir, subjects=1200))
+    frame.attrs["pipeline"] = index.sha256
+    # one subject of the class "01" in the test split, and another word that pandas reads as nothing
+    tested = frame.index[(frame["split"] == "test") & (frame["diagnosis"] == "MCI")]
+    words = frame["diagnosis"].map({"CN": "None", "AD": "NA", "MCI": "01"})
+    frame["word"] = words.drop(tested[1:])
+    embeddings = run_dir / "embeddings.parquet"
+    write_embeddings(frame, embeddings)
     fit_probe(embeddings, target="diagnosis", out=run_dir / "heads" / "diagnosis")
     fit_probe(embeddings, target="diagnosis", classes=CLASSES, out=run_dir / "heads" / "three")
     fit_probe(embeddings, target="age", out=run_dir / "heads" / "age")
-    (run_dir / "pipeline").mkdir()
+    fit_probe(embeddings, target="word", out=run_dir / "heads" / "word")
     (run_dir / "cohort.csv").touch()
     return run_dir
 
@@ -91,6 +107,42 @@ def test_sets_within_a_column_and_intervals_of_a_number(run: Path, tmp_path: Pat
     assert values["width_absolute_error_90"] == pytest.approx(2 * 1.645, rel=0.2)
 
 
+def test_classes_are_the_words_that_were_written_and_a_single_subject_has_no_interval(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = judged(run, "word", tmp_path)
+    table = pd.read_csv(folder / "table.csv").set_index(["method", "level", "metric"])
+    alone = table.loc[("lac", 0.9, "coverage_01")]
+    assert alone["value"] in (0, 1)
+    assert alone[["low", "high"]].isna().all()
+    assert table.loc[("lac", 0.9, "coverage_NA"), ["low", "high"]].notna().all()
+    assert read_result(folder)["values"]["coverage_01_lac_90_ci"] == [None, None]
+
+
+def test_scans_that_were_seen_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="got cal, which calibration is learned from"):
+        judged(run, "diagnosis", tmp_path, split="cal")
+    with pytest.raises(InputError, match="got train, which the head was fitted on"):
+        judged(run, "age", tmp_path, split="train")
+
+
+def test_a_head_of_another_pipeline_is_refused(run: Path, tmp_path: Path) -> None:
+    head = shutil.copytree(run / "heads" / "age", tmp_path / "age")
+    document = read_json(head / "head.json")
+    write_json(head / "head.json", {**document, "pipeline": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"fitted on embeddings of pipeline 000000000000, but .* is"):
+        judged(run, str(head), tmp_path / "out")
+
+
+def test_a_handful_of_calibration_scans_is_refused(run: Path, tmp_path: Path) -> None:
+    predictions = read_predictions(run / "heads" / "diagnosis")
+    few = predictions[(predictions["split"] != "cal") | (predictions.groupby("split").cumcount() < 3)]
+    (tmp_path / "head").mkdir()
+    few.to_csv(tmp_path / "head" / "predictions.csv", index=False)
+    with pytest.raises(InputError, match="at least 5 calibration scans, got 3"):
+        judged(run, str(tmp_path / "head"), tmp_path / "out")
+
+
 def test_a_second_time_does_nothing(run: Path, tmp_path: Path) -> None:
     written = (judged(run, "age", tmp_path) / "result.json").stat().st_mtime_ns
     assert (judged(run, "age", tmp_path) / "result.json").stat().st_mtime_ns == written
@@ -103,4 +155,6 @@ def test_bad_input_is_named(run: Path, tmp_path: Path) -> None:
         judged(run, "age", tmp_path, by="site")
     with pytest.raises(InputError, match=r"needs at least 11 calibration scans of s\d+, got 1"):
         judged(run, "age", tmp_path, by="subject")
+    with pytest.raises(InputError, match="must have calibration scans, got none of test"):
+        judged(run, "age", tmp_path, by="split")
     assert not (tmp_path / "result.json").exists()

@@ -102,6 +102,28 @@ def test_the_verb_finds_it_done(
     assert (folder / TABLE).stat().st_mtime_ns == written
 
 
+def explained(judged_run: Path, folder: Path, head: str) -> int:
+    """The exit code of explaining one scan of a head of diagnosis."""
+    fitted = fit_probe(judged_run / "embeddings.parquet", target="diagnosis", out=folder / head, head=head)
+    words = ["--run-dir", judged_run, "--head", fitted, "--out", folder / "out", "--limit", 1, "--steps", 3]
+    words += ["--decode-steps", 3, "--device", "cpu"]
+    return main(["evaluate", "explanation", *map(str, words)])
+
+
+def test_gradients_of_a_head_that_samples_add_up(judged_run: Path, tmp_path: Path) -> None:
+    assert explained(judged_run, tmp_path, "card") == 0
+    (row,) = pd.read_csv(tmp_path / "out" / SCANS).to_dict("records")
+    assert row["sum_gradients"] == pytest.approx(row["score"] - row["score_baseline"], rel=0.05, abs=0.01)
+
+
+def test_a_head_of_jumps_is_refused(
+    judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(judged_run, tmp_path, "neighbours") == 2
+    assert "changes smoothly with the code, got NeighbourClassifier" in capsys.readouterr().err
+    assert not (tmp_path / "out" / TABLE).exists()
+
+
 def test_an_unknown_class_is_named(
     judged_run: Path, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

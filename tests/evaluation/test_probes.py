@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from coded_cohort import SIZE, write_coded_cohort
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from ldae.cli.main import main
 from ldae.cli.verbs.probe import HEADS as OFFERED
-from ldae.data.artefact import read_json
+from ldae.data.artefact import read_json, sha256_file
 from ldae.data.latents import LatentStore
 from ldae.data.split import split_hash
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.head_choice import HEADS
 from ldae.evaluation.predictions import read_metrics
 from ldae.evaluation.probes import fit_probe, is_fitted
@@ -95,7 +98,7 @@ def test_what_cannot_be_predicted_is_said(embeddings: Path, tmp_path: Path) -> N
         fit_probe(embeddings, target="height", out=tmp_path)
     with pytest.raises(InputError, match="must have scans in split train, got none of FTD"):
         fit_probe(embeddings, target="diagnosis", out=tmp_path, classes=("CN", "FTD"))
-    with pytest.raises(InputError, match="classes must be left out for the numbers of 'age'"):
+    with pytest.raises(InputError, match="Every class of age must have scans in split train, got none of CN"):
         fit_probe(embeddings, target="age", out=tmp_path, classes=("CN",))
     with pytest.raises(FileNotFoundError, match="ldae probe"):
         read_metrics(tmp_path / "nothing")
@@ -177,3 +180,32 @@ def test_a_drawn_class_keeps_its_own_direction(embeddings: Path, tmp_path: Path)
     fitted = load_head(folder)
     assert fitted.directions[0].argmax() == 0
     assert read_metrics(folder)["auc"] > 0.85
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"pipeline": 5}, "pipeline must be a hash, got 5"),
+        (
+            {"directions": np.full((1, SIZE), np.nan)},
+            r"directions must be 1 rows of finite numbers, got \(1, ",
+        ),
+        ({"directions": np.zeros((3, SIZE))}, r"directions must be 1 rows of finite numbers, got \(3, "),
+    ],
+)
+def test_a_head_that_was_changed_by_hand_is_refused_with_its_folder(
+    embeddings: Path, tmp_path: Path, damage: dict[str, Any], message: str
+) -> None:
+    folder = fit_probe(embeddings, target="diagnosis", out=tmp_path / "diagnosis")
+    document = json.loads((folder / "head.json").read_text())
+    arrays = load_file(folder / "head.safetensors")
+    if "directions" in damage:
+        arrays["directions"] = damage["directions"]
+        save_file(arrays, folder / "head.safetensors")
+        document["arrays_sha256"] = sha256_file(folder / "head.safetensors")
+    else:
+        document |= damage
+    (folder / "head.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_head(folder)
+    assert str(folder) in str(error.value)

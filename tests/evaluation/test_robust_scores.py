@@ -112,6 +112,21 @@ def test_spreads_are_split_by_right_and_wrong_and_sets_by_level() -> None:
     assert list(few) == [0.9]
 
 
+def test_a_number_that_some_resamples_lack_has_the_interval_of_the_others() -> None:
+    """A single error: four in ten resamples have none, and no CPIW of errors."""
+    truth = np.arange(40) % 2
+    chances = np.where(np.arange(2) == truth[:, None], 0.8, 0.2)
+    chances[0] = chances[0, ::-1]
+    one = Judged(truth, chances, {"cpiw": np.linspace(0.1, 0.9, 40)}, {})
+    scores = head_scores([one], classes=CLASSES, subjects=np.arange(40), positive="AD")
+    found = [scores[f"cpiw_wrong{end}"] for end in ("", "_low", "_high")]
+    assert found == pytest.approx([0.1, 0.1, 0.1])
+    assert 0 <= scores["error_auroc_low"] <= scores["error_auroc_high"] <= 1
+    chances[0] = chances[0, ::-1]
+    scores = head_scores([one], classes=CLASSES, subjects=np.arange(40), positive="AD")
+    assert np.isnan([scores["cpiw_wrong"], scores["cpiw_wrong_low"], scores["cpiw_wrong_high"]]).all()
+
+
 def test_the_mean_over_corruptions_weighs_them_alike() -> None:
     mild, strong = answers(0, 1), answers(2, skill=0.0)
     found = mean_scores([mild, strong], subjects=SUBJECTS)

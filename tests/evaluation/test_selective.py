@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
 from ldae.errors import InputError
-from ldae.evaluation.selective import risk_coverage, selective_metrics
+from ldae.evaluation.selective import risk_coverage, selective_metrics, selective_statistic
 
 SUBJECTS = np.arange(6)
 WRONG = np.array([0, 0, 1, 0, 1, 1])
@@ -40,6 +42,29 @@ def test_areas_are_those_of_the_definition_for_many_scans() -> None:
     assert found["augrc"] == pytest.approx(1 / 12, abs=0.02)
     low, high = found["aurc_ci"]
     assert low < found["aurc"] < high
+
+
+@pytest.mark.parametrize("wrong", [[1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 0, 1]])
+def test_aurc_is_the_mean_risk_of_the_first(wrong: list[int]) -> None:
+    """Geifman and El-Yaniv: the mean over i of E_i / i."""
+    count = np.arange(1, len(wrong) + 1)
+    found = selective_metrics(wrong, count, subjects=count)
+    assert found["aurc"] == pytest.approx((np.cumsum(wrong) / count).mean())
+
+
+def test_scans_in_equal_doubt_count_as_in_random_order() -> None:
+    wrong, doubt = np.array([0, 1, 0, 1, 1, 0]), np.array([0.1, 0.2, 0.2, 0.2, 0.3, 0.3])
+    orders = [[0, *middle, *last] for middle in permutations([1, 2, 3]) for last in permutations([4, 5])]
+    expected = np.mean([(np.cumsum(wrong[order]) / np.arange(1, 7)).mean() for order in orders])
+    assert selective_metrics(wrong, doubt, subjects=SUBJECTS)["aurc"] == pytest.approx(expected)
+
+
+def test_a_scan_drawn_twice_counts_as_two() -> None:
+    twice = selective_statistic(WRONG, DOUBT)(np.array([[2.0, 0.0, 1.0, 1.0, 0.0, 2.0]]))
+    places = [0, 0, 2, 3, 5, 5]
+    alone = selective_statistic(WRONG[places], DOUBT[places])(np.ones((1, 6)))
+    for name, value in alone.items():
+        np.testing.assert_allclose(twice[name], value)
 
 
 def test_a_doubt_that_says_nothing_has_the_error_rate_and_half_of_it() -> None:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from gaussian_blobs import blobs
@@ -180,6 +181,18 @@ def test_neighbours_are_counted() -> None:
     np.testing.assert_allclose(head.predict_proba([[1.0]]), [[0.5 / 4, 3.5 / 4]])
     distance = head.uncertainty([[1.0], [40.0]])["distance"]
     np.testing.assert_allclose(distance, np.array([1.0, 30.0]) / codes.std())
+
+
+def test_a_temperature_leaves_the_names_of_columns_checked(recwarn: pytest.WarningsRecorder) -> None:
+    codes, labels = blobs(2)
+    table = pd.DataFrame(codes, columns=[f"c{place}" for place in range(6)])
+    head = TemperedProbe().fit(table, labels)
+    np.testing.assert_array_equal(head.predict_proba(table).argmax(axis=1), labels)
+    assert not [one for one in recwarn if "feature names" in str(one.message)]
+    with pytest.raises(InputError, match="feature names should match those that were passed during fit"):
+        head.predict(table.iloc[:, ::-1])
+    with pytest.raises(InputError, match="X has 5 features, but TemperedProbe is expecting 6"):
+        head.predict(codes[:, :5])
 
 
 @pytest.mark.parametrize("faulty", baselines())

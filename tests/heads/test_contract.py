@@ -12,7 +12,7 @@ import pytest
 import torch
 from gaussian_blobs import blobs
 
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.head_choice import HEADS
 
 NETWORK: dict[str, Any] = {"hidden": (8,), "epochs": 5, "learning_rate": 0.02}
@@ -103,6 +103,52 @@ def test_the_same_seed_gives_the_same_head_and_saving_keeps_it(fitted: Any) -> N
     pd.testing.assert_frame_equal(kept.uncertainty(codes[:SCANS]), head.uncertainty(codes[:SCANS]))
 
 
+def changed(value: Any) -> list[tuple[str, Any]]:
+    """What a saved value may have been turned into, under the name of the fault."""
+    if isinstance(value, list):
+        return [("empty", []), ("zero", [0.0] * len(value)), ("nan", [float("nan")] * len(value))]
+    return [("zero", 0.0), ("negative", -1.0), ("nan", float("nan"))]
+
+
+POSITIVE = ("temperature", "temperatures", "iota", "precision", "chosen")
+SCALES = ("scale", "probe.scale", "base.scale", "mlp.scale", "gauge.variances", "rate", "shape", "counts")
+
+
+def test_what_was_changed_since_it_was_saved_is_refused(fitted: Any) -> None:
+    _, head, _, _ = fitted
+    config, arrays = head.state()
+    restored = type(head).from_state
+    unlike = r"classes must be two or more|must have (shape|its classes)"
+    for classes in (["AD", "AD", "CN"], ["CN", "AD", "MCI"], ["AD", "CN"], ["AD"], []):
+        with pytest.raises(CheckpointError, match=unlike):
+            restored({**config, "classes": classes}, arrays)
+    for key in set(POSITIVE) & config.keys():
+        for _, value in changed(config[key]):
+            with pytest.raises((CheckpointError, InputError), match=f"{key} must be"):
+                restored({**config, key: value}, arrays)
+    for columns in ([[0, 99]], [[-1, 0]], [[0, 0]], [[]]) if "columns" in config else ():
+        with pytest.raises(CheckpointError, match="Saved columns must be some of 0 to 5"):
+            restored({**config, "columns": columns * len(config["columns"])}, arrays)
+    for name in set(SCALES) & arrays.keys():
+        with pytest.raises(CheckpointError, match=r"Array .* must be above 0, got 0"):
+            restored(config, {**arrays, name: 0 * arrays[name]})
+    for name in (one for one in arrays if arrays[one].size):
+        with pytest.raises(CheckpointError, match="must be finite"):
+            restored(config, {**arrays, name: np.full_like(arrays[name], np.nan)})
+    parameters = config["parameters"]
+    for key in {
+        "folds",
+        "epochs",
+        "loss",
+        "evidence",
+        "steps",
+        "judged_at",
+        "batch_size",
+    } & parameters.keys():
+        with pytest.raises(InputError, match=f"{key} must be"):
+            restored({**config, "parameters": {**parameters, key: "zzz"}}, arrays)
+
+
 def test_bad_input_is_told_in_a_sentence(fitted: Any) -> None:
     name, head, codes, labels = fitted
     with pytest.raises(InputError, match=r"X has 5 features, but .* is expecting 6"):
@@ -115,5 +161,40 @@ def test_bad_input_is_told_in_a_sentence(fitted: Any) -> None:
         make(name).fit(codes, np.full(len(codes), "CN"))
     with pytest.raises(InputError, match="NaN"):
         make(name).fit(np.where(codes > 2, np.nan, codes), labels)
-    with pytest.raises(InputError, match=r"must have at least 2 (samples|subjects) for 2 folds, got 1"):
+    with pytest.raises(
+        InputError, match=r"must have at least 2 .* got 1\. Leave the class out \(--classes\)"
+    ):
         make(name).fit(codes[:81], labels[:81])
+    holed = codes.copy()
+    holed[3, 4] = np.nan
+    with pytest.raises(InputError, match=r"NaN.* It is in row 3, column 4\."):
+        make(name).fit(holed, labels)
+    with pytest.raises(InputError, match=r"NaN.* It is in row 3, column 4\."):
+        head.predict_proba(holed)
+
+
+def test_labels_subjects_and_counts_of_another_kind_are_told_in_a_sentence(fitted: Any) -> None:
+    name, _, codes, labels = fitted
+    objects = labels.astype(object)
+    with pytest.raises(InputError, match="y must hold a class for every sample, got None"):
+        make(name).fit(codes, np.where(np.arange(len(codes)) == 5, None, objects))
+    with pytest.raises(InputError, match="y must hold classes of one kind, got words beside numbers"):
+        make(name).fit(codes, np.where(labels == "AD", 1, objects))
+    groups = np.arange(len(codes)).astype(object)
+    groups[0] = None
+    with pytest.raises(InputError, match="groups must be one subject per sample, got None or NaN"):
+        make(name).fit(codes, labels, groups=groups)
+    groups[0] = "first"
+    make(name).fit(codes, labels, groups=groups)
+    for setting in {"folds", "batch_size", "epochs", "members"} & make(name).get_params().keys():
+        with pytest.raises(InputError, match=f"{setting} must be a whole number, got '5'"):
+            make(name).set_params(**{setting: "5"}).fit(codes, labels)
+        with pytest.raises(InputError, match=f"{setting} must be at least"):
+            make(name).set_params(**{setting: 0}).fit(codes, labels)
+
+
+def test_a_generator_of_random_numbers_cannot_be_saved(fitted: Any) -> None:
+    name, _, codes, labels = fitted
+    head = make(name).set_params(random_state=np.random.RandomState(0)).fit(codes, labels)
+    with pytest.raises(InputError, match=r"random_state must be a number, .* for a head to be saved"):
+        head.state()

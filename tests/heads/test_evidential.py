@@ -84,11 +84,27 @@ def test_losses_are_the_integrals_that_they_stand_for() -> None:
     assert float(log_det_fisher(alpha)) == pytest.approx(float(torch.logdet(fisher)), rel=1e-9)
 
 
+@pytest.mark.parametrize("kl", ["full", "tilde"])
+def test_the_pull_ends_where_there_is_no_evidence(kl: Any) -> None:
+    evidence = torch.tensor([[0.0, 0.0], [0.0, 0.05], [0.0, 0.9], [0.0, 5.0]], dtype=torch.float64)
+    pull = kl_term(evidence, torch.zeros(4, dtype=torch.long), name=kl)
+    assert float(pull[0]) == pytest.approx(0, abs=1e-6)
+    assert (pull.diff() > 0).all()
+
+
+def test_labels_of_chance_leave_redl_with_little_evidence() -> None:
+    """A pull that ends at an evidence of 0.9 a class would leave a vacuity of 0.1."""
+    generator = np.random.default_rng(0)
+    codes, labels = generator.normal(size=(400, 5)), generator.integers(0, 2, 400)
+    head = EvidentialClassifier(loss="redl", kl="full", kl_weight=1.0, weight_decay=0.01)
+    assert head.fit(codes, labels).uncertainty(codes)["vacuity"].mean() > 0.15
+
+
 def test_tilde_takes_off_the_evidence_of_the_true_class() -> None:
     evidence, y = torch.tensor([[50.0, 0.0]]), torch.tensor([0])
-    assert float(kl_term(evidence, y, name="tilde", prior=1.0)) == pytest.approx(0, abs=1e-6)
-    assert float(kl_term(evidence, y, name="full", prior=1.0)) > 1
-    assert float(kl_term(evidence, y, name="none", prior=1.0)) == 0
+    assert float(kl_term(evidence, y, name="tilde")) == pytest.approx(0, abs=1e-6)
+    assert float(kl_term(evidence, y, name="full")) > 1
+    assert float(kl_term(evidence, y, name="none")) == 0
 
 
 def test_evidence_and_annealing() -> None:
@@ -240,6 +256,8 @@ def test_state_survives_json() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"anneal_epochs": -3}, "anneal_epochs must be at least 0, got -3"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"loss": "mae"}, "loss must be one of nll, ce, mse, iedl, redl, got 'mae'"),
         ({"kl": "half"}, "kl must be one of full, tilde, none"),
         ({"evidence": "relu"}, "evidence must be one of exp, softplus"),

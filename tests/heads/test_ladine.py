@@ -18,8 +18,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ldae.errors import CheckpointError, InputError
 from ldae.heads import LaDiNEClassifier
-from ldae.heads.label_diffusion import alpha_bar_table, ddim_step, noised, one_hot_posterior, sample_labels
-from ldae.heads.label_statistics import label_spread, probability_map, scan_iota
+from ldae.heads.label_diffusion import (
+    Sampled,
+    alpha_bar_table,
+    ddim_step,
+    noised,
+    one_hot_posterior,
+    sample_labels,
+)
+from ldae.heads.label_statistics import label_spread, on_simplex, probability_map, scan_iota
 from ldae.heads.ladine import diffuse, row_noise
 
 QUICK: dict[str, Any] = {
@@ -29,6 +36,13 @@ QUICK: dict[str, Any] = {
     "hidden": (32,),
     "width": 16,
     "folds": 2,
+}
+# ten classes of noise take more steps to learn than ten classes
+NOISE_PREDICTED: dict[str, Any] = {
+    "parametrisation": "eps",
+    "members": 2,
+    "diffusion_steps": 600,
+    "width": 32,
 }
 OVERLAPPING: dict[str, Any] = {"classes": 3, "width": 40, "distance": 0.5}
 CHECKED = [LaDiNEClassifier(members=2, samples=5, **{**QUICK, "epochs": 5, "diffusion_steps": 5})]
@@ -79,7 +93,37 @@ def test_an_analytic_denoiser_samples_the_known_probabilities(
     shares = sampled.labels.round().mean(1)
     torch.testing.assert_close(shares, chances[:, 0], atol=tolerance, rtol=0)
     torch.testing.assert_close(sampled.first.mean(1), chances[:, 0], atol=2e-3, rtol=0)
-    torch.testing.assert_close(sampled.middle.mean(1), chances[:, 0], atol=tolerance, rtol=0)
+    torch.testing.assert_close(on_simplex(sampled.middle).mean(1), chances[:, 0], atol=tolerance, rtol=0)
+
+
+def test_on_the_simplex_is_the_closest_point_of_it() -> None:
+    found = on_simplex(
+        torch.tensor([[0.2, 0.3, 0.5], [3.0, -1.0, 0.0], [0.9, 0.7, -5.0], [-1.0, -1.0, -1.0]])
+    )
+    expected = [[0.2, 0.3, 0.5], [1, 0, 0], [0.6, 0.4, 0], [1 / 3, 1 / 3, 1 / 3]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_with_eps_no_draw_outweighs_the_others() -> None:
+    head = LaDiNEClassifier(parametrisation="eps")
+    middle = torch.tensor([0.9, 0.1]).double().repeat(1, 1, 20, 1)
+    middle[0, 0, 0] = torch.tensor([-30.0, 31.0])  # an error that the small signal has blown up
+    sampled = Sampled(middle, middle, middle)
+    torch.testing.assert_close(
+        head._mean_chances(sampled, over=(1, 2)), torch.tensor([[0.855, 0.145]]).double()
+    )
+
+
+def test_with_eps_probabilities_are_near_the_true_ones() -> None:
+    generator = np.random.default_rng(0)
+    means = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]])
+    labels = generator.choice(3, 700, p=[0.5, 0.3, 0.2])
+    codes = means[labels] + generator.standard_normal((700, 2))
+    true = softmax(np.log([0.5, 0.3, 0.2]) - 0.5 * ((codes[:, None] - means) ** 2).sum(axis=2), axis=1)
+    head = LaDiNEClassifier(**{**QUICK, **NOISE_PREDICTED, "diffusion_steps": 300})
+    said = head.fit(codes[:400], labels[:400]).predict_proba(codes[400:])
+    rows = np.arange(300), labels[400:]
+    assert -np.log(said[rows]).mean() < -np.log(true[400:][rows]).mean() + 0.1
 
 
 def test_exact_samples_have_a_cnpv_of_four_p_times_one_minus_p() -> None:
@@ -217,11 +261,12 @@ def test_the_other_rules_are_probabilities_and_as_accurate(fitted: Any, probabil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("load", [load_breast_cancer, pytest.param(load_digits, marks=pytest.mark.slow)])
-def test_accuracy_on_real_data(load: Any) -> None:
+@pytest.mark.parametrize("settings", [{}, NOISE_PREDICTED], ids=["y0", "eps"])
+@pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
+def test_accuracy_on_real_data(load: Any, settings: dict[str, Any]) -> None:
     features, labels = load(return_X_y=True)
     reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    head = LaDiNEClassifier(**QUICK)
+    head = LaDiNEClassifier(**{**QUICK, **settings})
     theirs = cross_val_score(reference, features, labels, cv=5).mean()
     assert cross_val_score(head, features, labels, cv=5).mean() > theirs - 0.02
 
@@ -236,7 +281,9 @@ def test_depths_are_the_columns_of_the_members() -> None:
     np.testing.assert_allclose(told.sum(axis=2), 1)
     right = (told.argmax(axis=2) == labels[:, None]).mean(axis=0)
     assert right[1] > 0.9 > right[0] + 0.1
-    assert LaDiNEClassifier(depths=(8, 40), members=1, **QUICK).fit(table, labels).sample(table).shape[1] == 1
+    alone = LaDiNEClassifier(depths=np.array([8, 40]), members=1, **QUICK).fit(table, labels)
+    assert alone.sample(table).shape[1] == 1
+    assert alone.state()[0]["parameters"]["depths"] == [8, 40]
 
 
 def test_state_survives_json(fitted: Any) -> None:

@@ -222,6 +222,8 @@ def test_other_bad_input(binary: Cohort) -> None:
         RidgeProbe(regularisation=(-1.0,)).fit(codes, np.arange(len(codes)))
     with pytest.raises(InputError, match="at least 5 subjects for 5 folds, got 2 subjects"):
         RidgeProbe().fit(codes[:4], [70.0, 71.0, 60.0, 61.0], groups=subjects[:4])
+    with pytest.raises(InputError, match="y must hold a number for every sample, got None"):
+        RidgeProbe().fit(codes[:4], [70.0, None, 60.0, 61.0])
     fitted = LinearProbe(regularisation=(1.0,)).fit(codes, labels)
     with pytest.raises(InputError, match="X has 3 features, but LinearProbe is expecting 8 features"):
         fitted.predict(codes[:, :3])
