@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from ldae.evaluation.material import first_visits
-from ldae.evaluation.predictions import read_metrics
+from ldae.evaluation.predictions import read_metrics, read_predictions
 from ldae.evaluation.record import TABLE
 from ldae.report.cuts import Volume, head_box
 from ldae.report.elements import Picture, make_picture
@@ -43,8 +43,7 @@ def code_picture(run: Run) -> Picture:
         for name in ("diagnosis", "ventricle_ml")
     )
     classes, numbers = (
-        rows[rows["split"] == "test"]
-        for rows in (pd.read_csv(folder / "predictions.csv") for folder in (diagnosis, volume))
+        rows[rows["split"] == "test"] for rows in (read_predictions(folder) for folder in (diagnosis, volume))
     )
     figure = probe_figure(
         classes["y_true"] == "AD",

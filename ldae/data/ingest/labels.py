@@ -19,6 +19,11 @@ ABBREVIATIONS = ("[a-z]", "dd", "ev", "evtl", "poss", "susp", "excl", "ausschl")
 SENTENCE_END = re.compile(
     "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.(?!\d)|[;\n](?!\d)",
 )
+# A line that ends so goes on in the next one, unless it answers: "stroke: no".
+OPEN_LINE = re.compile(
+    r"(,|(?<![:=] )(?<![:=])\b(?:of|for|the|an?|with|to|in|and|or|by|from|no|not|without|possible|suspected|family|history|"
+    r"von|für|auf|bei|mit|und|oder|eine?[nrs]?|keine?[nrs]?|ohne))[ \t]*\r?\n\s*"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Vocabulary:
     def read(self, text: str) -> Label:
         """The diagnosis that a text tells, sentence by sentence."""
         found: dict[str, str] = {}
-        for sentence in SENTENCE_END.split(text.lower()):
+        for sentence in SENTENCE_END.split(OPEN_LINE.sub(r"\1 ", text.lower())):
             for diagnosis, patterns in self.diagnoses.items():
                 if words := next(self._told(patterns, sentence.strip()), ""):
                     found.setdefault(diagnosis, words)
@@ -60,14 +65,14 @@ class Vocabulary:
     def _told(self, patterns: Sequence[str], sentence: str) -> Iterator[str]:
         """Every match that nothing beside it denies or questions."""
         for pattern in patterns:
-            for match in re.finditer(pattern, sentence):
+            for match in re.finditer(pattern, sentence, re.IGNORECASE):
                 before, after = sentence[: match.start()], sentence[match.end() :]
                 if not _any(self.negation, before) and not _any(self.negation_after, after):
                     yield match.group()
 
 
 def _any(patterns: Sequence[str], text: str) -> bool:
-    return any(re.search(pattern, text) for pattern in patterns)
+    return any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
 
 
 def read_vocabulary(path: Path | None = None) -> Vocabulary:

@@ -47,6 +47,8 @@ from ldae.errors import InputError
         "V. a. Alzheimer-Demenz",
         "Alzheimer-Demenz ausgeschlossen",
         "Alzheimer bei der Mutter",
+        "There is no evidence of\nAlzheimer's disease",
+        "Kein Anhalt für eine\r\n Alzheimer-Demenz",
     ],
 )
 def test_what_is_not_sure_stays_empty(text: str) -> None:
@@ -57,6 +59,7 @@ def test_what_is_not_sure_stays_empty(text: str) -> None:
     ("text", "diagnosis"),
     [
         ("AD", "AD"),
+        ("Hypertension: no\nDiagnosis: AD", "AD"),
         ("AD, no stroke", "AD"),
         ("AD, not on medication", "AD"),
         ("probable AD (Dr. Vogel)", "AD"),
@@ -117,3 +120,11 @@ def test_a_vocabulary_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes("diagnoses: {AD: ['gedächtnis']}".encode("latin-1"))
     with pytest.raises(InputError, match="A vocabulary must hold diagnoses"):
         read_vocabulary(path)
+
+
+def test_patterns_in_capitals_are_found_too(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("diagnoses: {AD: ['Alzheimer']}\nnegation: ['KEIN']\n")
+    vocabulary = read_vocabulary(path)
+    assert vocabulary.read("ALZHEIMER").diagnosis == "AD"
+    assert vocabulary.read("kein Alzheimer") == Label("")
