@@ -21,8 +21,8 @@ SENTENCE_END = re.compile(
 )
 # A line that ends so goes on in the next one, unless it answers: "stroke: no".
 OPEN_LINE = re.compile(
-    r"(,|(?<![:=] )(?<![:=])\b(?:of|for|the|an?|with|to|in|and|or|by|from|no|not|without|possible|suspected|family|history|"
-    r"von|für|auf|bei|mit|und|oder|eine?[nrs]?|keine?[nrs]?|ohne))[ \t]*\r?\n\s*"
+    r"(,|(?<![:=] )(?<![:=])\b(?:of|for|the|an?|with|to|in|and|or|by|from|no|not|without|possible|suspected|"
+    r"family|history|von|für|auf|bei|mit|und|oder|eine?[nrs]?|keine?[nrs]?|ohne))[ \t]*\r?\n\s*"
 )
 
 
