@@ -17,9 +17,11 @@ from ldae.data.ingest.pool import each
 
 HERE = Path(__file__).parent
 PARENT = """
+import signal
 from pathlib import Path
 from ldae.data.ingest.pool import each
 from test_pool import wait_long
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
 each(wait_long, [Path({folder!r}) / name for name in "ab"], jobs=2, lost=str, name="x", progress=False)
 """
 PATIENCE = 60
