@@ -14,7 +14,7 @@ from ldae.pipeline.embeddings import write_embeddings
 SIZE = 6
 
 
-def write_coded_cohort(folder: Path, *, subjects: int) -> Path:
+def write_coded_cohort(folder: Path, *, subjects: int, pipeline: str = "p" * 64) -> Path:
     """Codes whose first number says the diagnosis and whose second says the age, both with noise."""
     random = np.random.default_rng(0)
     severity = np.arange(subjects) % 3
@@ -33,7 +33,7 @@ def write_coded_cohort(folder: Path, *, subjects: int) -> Path:
     codes[:, 0] += 1.5 * severity
     codes[:, 2] *= 100
     frame = pd.concat([frame, pd.DataFrame(codes, columns=[f"y_{i:03d}" for i in range(SIZE)])], axis=1)
-    frame.attrs = {"pipeline": "p" * 64, "code_std": codes.std(axis=0).tolist()}
+    frame.attrs = {"pipeline": pipeline, "code_std": codes.std(axis=0).tolist()}
     path = folder / "embeddings.parquet"
     write_embeddings(frame, path)
     return path

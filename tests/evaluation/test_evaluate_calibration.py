@@ -31,8 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = PipelineIndex(components, spec={}, split="")
     (run_dir / "pipeline").mkdir()
     write_index(run_dir / "pipeline", index)
-    frame = read_embeddings(write_coded_cohort(run_dir, subjects=1200))
-    frame.attrs["pipeline"] = index.sha256
+    frame = read_embeddings(write_coded_cohort(run_dir, subjects=1200, pipeline=index.sha256))
     # one subject of the class "01" in the test split, and another word that pandas reads as nothing
     tested = frame.index[(frame["split"] == "test") & (frame["diagnosis"] == "MCI")]
     words = frame["diagnosis"].map({"CN": "None", "AD": "NA", "MCI": "01"})

@@ -13,6 +13,7 @@ from ldae.evaluation.calibration import evaluate_calibration
 from ldae.evaluation.doctor import examine_pipeline
 from ldae.evaluation.probes import fit_probe
 from ldae.evaluation.solvers import evaluate_solvers
+from ldae.pipeline.folder import read_index
 from ldae.report.calibration_section import calibration_elements
 from ldae.report.content import build_sections
 from ldae.report.elements import Picture, Table
@@ -27,7 +28,8 @@ def calibrate(run_dir: Path, *, target: str) -> Path:
     """Calibrate a head on codes of many subjects, for this run."""
     folder = run_dir / target
     folder.mkdir()
-    head = fit_probe(write_coded_cohort(folder, subjects=1200), target=target, out=folder / "heads" / target)
+    codes = write_coded_cohort(folder, subjects=1200, pipeline=read_index(run_dir / "pipeline").sha256)
+    head = fit_probe(codes, target=target, out=folder / "heads" / target)
     out = run_dir / "evaluation" / "calibration"
     return evaluate_calibration(run_dir / "pipeline", run_dir / "cohort" / "cohort.csv", out=out, head=head)
 
