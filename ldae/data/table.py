@@ -135,8 +135,10 @@ def read_table(path: Path, *, what: str = "A cohort") -> Table:
         raise InputError(f"{what} must have a header and rows, got an empty file {path}.")
     header = [cell.strip() for cell in rows[0]]
     if "" in header or len(set(header)) < len(header):
+        # not quoted: without a header line these are the first person's data
         raise InputError(
-            f"Columns must have names, each its own, got {header} in {path}. Correct the first line."
+            f"Columns must have names, each its own, got an empty or repeated one in {path}. Correct the "
+            "first line."
         )
     return replace(_table(header, rows[1:], lines[1:]), ending="\r\n" if "\r\n" in text else "\n")
 
@@ -153,7 +155,7 @@ def read_whole_table(path: Path, *, what: str) -> Table:
     if len(table.header) == 1 and re.search(r"[;,\t]", table.header[0]):
         separator = "tabs" if _delimiter(path) == "\t" else "commas"
         raise InputError(
-            f"{what} must have its cells set apart by {separator}, got {table.header[0]!r} in {path}."
+            f"{what} must have its cells set apart by {separator}, got a line with none of them in {path}."
         )
     if table.faults:
         raise InputError(

@@ -14,8 +14,9 @@ import yaml
 from ldae.data.ingest.manifest import RejectionError
 from ldae.errors import InputError
 
-# Filters of the scanner's own reconstruction leave an image as acquired.
-ACQUIRED = {"DIS2D", "DIS3D", "NORM"}
+# Flags of scans whose contrast no name tells.
+BY_HEADER = "contrast told by header values only"
+UNNAMED = "contrast not told by the name"
 
 
 @lru_cache(maxsize=1)
@@ -37,8 +38,8 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
     """Say by what a DICOM series is the wanted contrast.
 
     Args:
-        header: Of `series_header`: modality, image_type, words (descriptions and names), te, tr, ti (ms),
-            scanning, three_d.
+        header: Of `series_header`: modality, image_type, component, words (descriptions and names), te, tr,
+            ti (ms), scanning, three_d.
         contrast: The contrast wanted.
 
     Returns:
@@ -54,9 +55,10 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
         raise RejectionError("extract", "not MR")
     if "LOCALIZER" in kinds or _any(rules["localiser"], words):
         raise RejectionError("extract", "localiser")
-    if set(rules["phase"]) & set(kinds[2:]):
+    if set(rules["phase"]) & {*kinds[2:], str(header["component"]).upper()}:
         raise RejectionError("extract", "phase image")
-    made = kinds[:1] == ["DERIVED"] and not ACQUIRED & set(kinds)
+    made = kinds[:1] == ["DERIVED"] and not set(rules["acquired_kinds"]) & set(kinds)
+    made = made or bool(set(rules["derived_kinds"]) & set(kinds[2:]))
     if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
         raise RejectionError("extract", "derived")
     chosen = choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
@@ -131,6 +133,8 @@ def choose_by_words(words: str, *, contrast: str) -> str:
 
 
 def _by_header(header: Mapping[str, Any], contrast: str) -> str:
+    if _any(contrast_rules()["other"], str(header["words"]).lower()):
+        raise RejectionError("extract", f"not {contrast}")
     rule = contrast_rules()["contrasts"][contrast]["header"]
     for name in ("te", "tr", "ti"):
         low, high = rule.get(name, (None, None))

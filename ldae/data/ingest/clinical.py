@@ -77,8 +77,9 @@ def read_clinical(path: Path, *, names: Pseudonyms, vocabulary: Vocabulary) -> l
     lower = {name.lower(): name for name in table.header}
     if not any(name in lower for name in SUBJECT_COLUMNS):
         raise InputError(
+            # names of columns are not quoted: without a header line they are the first patient's
             f"A clinical table must have a column of {', '.join(SUBJECT_COLUMNS)}, "
-            f"got {table.header} in {path}."
+            f"got {len(table.header)} columns of other names in {path}. The first line must hold the names."
         )
     visits = (_visit(row, place, names=names, vocabulary=vocabulary) for row, place in _rows(table, path))
     return [visit for visit in visits if visit is not None]
@@ -109,7 +110,7 @@ def _visit(row: Mapping[str, str], place: str, *, names: Pseudonyms, vocabulary:
         label=_label(row, vocabulary),
         age=capped_age(age_of(age)),
         sex=sex_letter(_cell(row, SEX_COLUMNS)),
-        odd_age=bool(age) and age_of(age) is None,
+        odd_age=bool(age) and capped_age(age_of(age)) is None,
     )
 
 

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.data.ingest.choose import choose_file, choose_series, shows_elsewhere
+from ldae.data.ingest.choose import BY_HEADER, UNNAMED, choose_file, choose_series, shows_elsewhere
 from ldae.data.ingest.deidentify import Pseudonyms, check_burned_in, deidentify_dataset
 from ldae.data.ingest.discover import Item, sidecars
 from ldae.data.ingest.extras import need
@@ -92,7 +92,7 @@ def extract_dicom(item: Item, *, names: Pseudonyms, contrast: str, min_slices: i
     check_burned_in(volume.voxels, declared=declared)
     volume.flags += gaps
     volume.flags += [f"{duplicates} duplicate slices left out"] if duplicates else []
-    volume.flags += ["contrast told by header values only"] if chosen == "header" else []
+    volume.flags += [BY_HEADER] if chosen == "header" else []
     volume.flags += ["contrast agent noted in the header"] if header["agent"] else []
     volume.flags += ["lossy compression noted in the header"] if header["lossy"] else []
     volume.flags += ["inverted grey scale (MONOCHROME1)"] if header["inverted"] else []
@@ -180,6 +180,10 @@ def _stage(dataset: Any, path: Path, *, names: Pseudonyms, subject: str) -> None
         dataset.decompress()
     if dataset.file_meta.TransferSyntaxUID.is_deflated:
         dataset.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE
+    for tag in [tag for tag in dataset.keys() if tag.group == 0]:  # noqa: SIM118 - a dataset iterates elements
+        del dataset[
+            tag
+        ]  # padding behind the pixels reads as an element of this group, which files may not have
     deidentify_dataset(dataset, names=names, subject=subject)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -218,9 +222,17 @@ def extract_nifti(item: Item, *, contrast: str, min_slices: int) -> Volume:
         raise RejectionError("extract", "not a whole, readable 3D scan", detail=str(error)) from error
     if min(voxels.shape) < min_slices:
         raise RejectionError("extract", "too few slices")
-    flags = [] if chosen else ["contrast not told by the name"]
+    flags = [] if chosen else [UNNAMED]
+    flags += ["sform and qform differ in left and right: the sform counts"] if _mirrored(image) else []
     check_burned_in(voxels)
     return Volume(voxels, np.asarray(image.affine, dtype=np.float64), flags)
+
+
+def _mirrored(image: nib.Nifti1Image) -> bool:
+    """Whether both transforms of the header hold, and one is the other's mirror image."""
+    forms = [form for form, code in (image.get_sform(coded=True), image.get_qform(coded=True)) if code]
+    signs = {np.sign(np.linalg.det(form[:3, :3])) for form in forms}
+    return len(signs) > 1
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def discover(source: Path, *, names: Pseudonyms, subject: str | None = None, pro
     found = Found(bids=(source / "participants.tsv").is_file() or any(source.glob("sub-*/")))
     series: dict[str, list[Path]] = {}
     for path in tqdm(sorted(_files(source, found)), desc="find", unit="file", disable=not progress):
-        if path.name.lower().endswith(SUFFIXES):
+        if _is_nifti(path):
             found.items.append(_nifti(path, source, names=names, bids=found.bids, pattern=pattern))
         elif uid := _series_uid(path):
             series.setdefault(uid, []).append(path)
@@ -128,13 +128,28 @@ def _files(source: Path, found: Found) -> Iterator[Path]:
         yield from (here / name for name in files if not name.startswith("."))
 
 
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; DICOM's magic word ends them. None of what is no file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as stream:
+        return stream.read(132)
+
+
+def _is_nifti(path: Path) -> bool:
+    """By its name, unless it begins as DICOM does."""
+    try:
+        return path.name.lower().endswith(SUFFIXES) and _start(path)[128:] != MAGIC
+    except OSError:
+        return True
+
+
 def _series_uid(path: Path) -> str:
     """SeriesInstanceUID of a DICOM file, a name of its own for a damaged one, "" for anything else."""
     if not path.is_file():  # a link to nowhere, a pipe
         return ""
     try:
-        with path.open("rb") as stream:
-            preamble = stream.read(132)
+        preamble = _start(path)
     except OSError:
         return f"damaged {path}"
     if preamble[128:] != MAGIC and not _bare(preamble):
@@ -156,8 +171,8 @@ def _series_uid(path: Path) -> str:
 
 
 def _bare(start: bytes) -> bool:
-    """Whether bytes look like a dataset without preamble: first an element of group 0008, little endian."""
-    return len(start) > 8 and start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+    """Whether bytes look like a dataset without preamble: first an element of group 0002 or 0008."""
+    return len(start) > 8 and start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
 
 
 def _nifti(

@@ -31,10 +31,11 @@ def series_header(dataset: Any) -> dict[str, Any]:
         _nested(dataset, "MRTimingAndRelatedParametersSequence"),
         _nested(dataset, "MREchoSequence"),
     )
-    modifier = _nested(dataset, "MRModifierSequence")
+    modifier, kind = (_nested(dataset, name) for name in ("MRModifierSequence", "MRImageFrameTypeSequence"))
     return {
         "modality": str(dataset.get("Modality", "")),
         "image_type": [str(word) for word in dataset.get("ImageType", [])],
+        "component": str(kind.get("ComplexImageComponent", dataset.get("ComplexImageComponent", ""))),
         "words": " | ".join(str(dataset.get(name, "")) for name in names),
         "te": number(echo.get("EffectiveEchoTime", dataset.get("EchoTime"))),
         "tr": number(timing.get("RepetitionTime", dataset.get("RepetitionTime"))),
@@ -97,13 +98,14 @@ def sidecar_facts(sidecar: Mapping[str, Any]) -> dict[str, Any]:
 def dicom_flags(dataset: Any) -> list[str]:
     """What of `dicom_facts` is told in a form that cannot be read."""
     age = str(dataset.get("PatientAge", "") or "")
-    return ["age in a form that is not known"] if not is_missing(age) and dicom_age(age) is None else []
+    odd = not is_missing(age) and capped_age(dicom_age(age)) is None
+    return ["age in a form that is not known"] if odd else []
 
 
 def sidecar_flags(sidecar: Mapping[str, Any]) -> list[str]:
     """The same of `sidecar_facts`."""
     age = sidecar.get("PatientAge")
-    odd = age is not None and not is_missing(str(age)) and age_of(age) is None
+    odd = age is not None and not is_missing(str(age)) and capped_age(age_of(age)) is None
     flags = ["age in a form that is not known"] if odd else []
     return flags + (["times in the sidecar are not in seconds"] if _other_unit(sidecar) else [])
 

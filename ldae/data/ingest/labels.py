@@ -15,7 +15,7 @@ import yaml
 from ldae.errors import InputError
 
 # A dot behind an abbreviation (v.a., susp.) ends no sentence: what denies would be cut off.
-ABBREVIATIONS = ("[a-z]", "dd", "ev", "evtl", "poss", "susp", "excl", "ausschl")
+ABBREVIATIONS = ("[a-z]", "dd", "ev", "evtl", "poss", "susp", "excl", "ausschl", "neg")
 SENTENCE_END = re.compile(
     "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS) + r"\.(?!\d)|[;\n](?!\d)",
 )
@@ -24,6 +24,7 @@ OPEN_LINE = re.compile(
     r"(,|(?<![:=] )(?<![:=])\b(?:of|for|the|an?|with|to|in|and|or|by|from|no|not|without|possible|suspected|"
     r"family|history|von|für|auf|bei|mit|und|oder|eine?[nrs]?|keine?[nrs]?|ohne))[ \t]*\r?\n\s*"
 )
+CLAUSE = re.compile(r"[,()\[\]|]")
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,55 @@ class Label:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Patterns by diagnosis, and those that deny or question what comes after, or before, in the sentence."""
+    """What a text must hold for a diagnosis, and what it must not.
+
+    Attributes:
+        diagnoses: Patterns by diagnosis.
+        negation: What denies or questions a diagnosis that comes after it in the sentence.
+        negation_after: The same of one that comes before.
+        beside: Words that may stand beside a diagnosis, between two commas or brackets; all if empty.
+    """
 
     diagnoses: dict[str, tuple[str, ...]]
     negation: tuple[str, ...]
     negation_after: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     def read(self, text: str) -> Label:
-        """The diagnosis that a text tells, sentence by sentence."""
+        """The diagnosis that a text tells, sentence by sentence.
+
+        `unknown` is set where a diagnosis is named among words that are not known, so that nothing is told.
+        """
         found: dict[str, str] = {}
+        strange = False
         for sentence in SENTENCE_END.split(OPEN_LINE.sub(r"\1 ", text.lower())):
             for diagnosis, patterns in self.diagnoses.items():
-                if words := next(self._told(patterns, sentence.strip()), ""):
+                told = list(self._told(patterns, sentence.strip()))
+                if words := next((words for words, known in told if known), ""):
                     found.setdefault(diagnosis, words)
+                strange |= bool(told) and not words
         if len(found) > 1:
             return Label("", ", ".join(found.values()), conflict=True)
-        return Label(*next(iter(found.items()))) if found else Label("")
+        return Label(*next(iter(found.items()))) if found else Label("", unknown=strange)
 
-    def _told(self, patterns: Sequence[str], sentence: str) -> Iterator[str]:
-        """Every match that nothing beside it denies or questions."""
+    def _told(self, patterns: Sequence[str], sentence: str) -> Iterator[tuple[str, bool]]:
+        """Every match that nothing beside it denies or questions, and whether all around it is understood."""
         for pattern in patterns:
             for match in re.finditer(pattern, sentence, re.IGNORECASE):
                 before, after = sentence[: match.start()], sentence[match.end() :]
                 if not _any(self.negation, before) and not _any(self.negation_after, after):
-                    yield match.group()
+                    ends = CLAUSE.split(before)[-1], CLAUSE.split(after)[0]
+                    whole = match.group().join(ends)
+                    yield match.group(), self._understood(whole) or self._understood(" ".join(ends))
+
+    def _understood(self, text: str) -> bool:
+        """Whether nothing stands there but diagnoses and words that may stand beside one."""
+        if not self.beside:
+            return True
+        diagnoses = [pattern for patterns in self.diagnoses.values() for pattern in patterns]
+        for pattern in (*diagnoses, *(rf"(?<!\w)(?:{pattern})(?!\w)" for pattern in self.beside)):
+            text = re.sub(pattern, " ", text, flags=re.IGNORECASE)
+        return not re.search(r"\w", text)
 
 
 def _any(patterns: Sequence[str], text: str) -> bool:
@@ -90,11 +116,12 @@ def read_vocabulary(path: Path | None = None) -> Vocabulary:
             {str(name): _patterns(words) for name, words in document["diagnoses"].items()},
             _patterns(document.get("negation", [])),
             _patterns(document.get("negation_after", [])),
+            _patterns(document.get("beside", [])),
         )
     except (yaml.YAMLError, re.error, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            "A vocabulary must hold diagnoses: {NAME: [patterns]}, negation: [patterns] and "
-            f"negation_after: [patterns], got {path}: {error}."
+            "A vocabulary must hold diagnoses: {NAME: [patterns]}, and may hold negation, negation_after and "
+            f"beside: [patterns], got {path}: {error}."
         ) from error
 
 

@@ -20,9 +20,10 @@ from ldae.errors import InputError
 MANIFEST = "manifest.csv"
 WORK = ".ingest"
 # Counts up whenever a step notes more or other things than before.
-FORMAT = 5
+FORMAT = 6
 
 Step = Literal["extract", "analyse", "process", "match", "review", "preprocess"]
+REVIEWED: tuple[Step, str] = ("review", "rejected by a reviewer")
 
 
 class RejectionError(Exception):

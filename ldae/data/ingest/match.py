@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 from itertools import count
 
+from ldae.data.ingest.choose import BY_HEADER, UNNAMED
 from ldae.data.ingest.clinical import Visit
-from ldae.data.ingest.manifest import Record, RejectionError
+from ldae.data.ingest.manifest import REVIEWED, Record, RejectionError
 from ldae.data.split import natural_key
 
 SEVERAL = "several scans, and no telling whether of one person: see --subject"
@@ -26,6 +27,7 @@ def match(
     window: int,
     keep: bool,
     guessed: Collection[str] = (),
+    unwanted: Collection[str] = (),
 ) -> None:
     """Give every accepted record its session and label, in place.
 
@@ -35,9 +37,10 @@ def match(
         window: Most days between a scan and its clinical visit.
         keep: Keep the source's session labels where it has them.
         guessed: Items whose subject nothing names for certain: several at one visit may be several people.
+        unwanted: Items that a reviewer rejected; another scan of the visit takes their place.
     """
     _reject_duplicates(_accepted(records), guessed)
-    _reject_second_scans(_accepted(records), guessed)
+    _reject_second_scans(_accepted(records), guessed, unwanted=unwanted)
     subjects: dict[str, list[Record]] = defaultdict(list)
     for record in _accepted(records):
         subjects[record.subject].append(record)
@@ -75,20 +78,24 @@ def _reject_duplicates(records: Sequence[Record], guessed: Collection[str]) -> N
                 record.reject(RejectionError("match", "duplicate of another item"))
 
 
-def _reject_second_scans(records: Sequence[Record], guessed: Collection[str]) -> None:
-    """Of several scans at a visit a whole head stays, the finest, then the one with the best signal."""
+def _reject_second_scans(
+    records: Sequence[Record], guessed: Collection[str], *, unwanted: Collection[str]
+) -> None:
+    """Of several scans at a visit one stays that no reviewer rejected, the best by `_worth`."""
     same: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         same[record.subject, *_moment(record)].append(record)
     for group in same.values():
-        best = min(group, key=_worth)
+        best = min(group, key=lambda record: (record.item in unwanted, *_worth(record)))
         heads = [record for record in group if not record.facts.get("brain_extracted")]
         if len(heads) > 1 and not best.visit and any(record.item in guessed for record in heads):
             for record in group:
                 record.reject(RejectionError("match", SEVERAL))
             continue
         for record in group:
-            if record is not best:
+            if record is not best and record.item in unwanted:
+                record.reject(RejectionError(*REVIEWED))
+            elif record is not best:
                 record.reject(RejectionError("match", "another scan of the visit was taken"))
         if len(group) > 1:
             best.flags.append(f"chosen among {len(group)} scans of the visit")
@@ -99,10 +106,14 @@ def _moment(record: Record) -> tuple[str, str]:
     return record.visit, "" if record.visit else str(record.facts["date"] or record.facts.get("study", ""))
 
 
-def _worth(record: Record) -> tuple[bool, float, float, str]:
-    """A skull-stripped copy has air without noise, and so a signal beyond compare."""
+def _worth(record: Record) -> tuple[bool, bool, float, float, str]:
+    """First what is the contrast by name, then whole heads, then the finest, then by signal to noise.
+
+    A skull-stripped copy has air without noise, and so a signal beyond compare.
+    """
+    unsure = not {BY_HEADER, UNNAMED}.isdisjoint(record.flags)
     stripped = bool(record.facts.get("brain_extracted"))
-    return stripped, _voxel(record), -record.quality["snr"], record.item
+    return unsure, stripped, _voxel(record), -record.quality["snr"], record.item
 
 
 def _voxel(record: Record) -> float:
@@ -144,7 +155,7 @@ def _label(scan: Record, visits: Sequence[Visit], *, window: int) -> None:
         scan.flags.append("conflicting diagnoses")
         diagnosis, words = "", ""
     if not diagnosis and not conflict and any(visit.label.unknown for visit in near):
-        scan.flags.append("diagnosis is not in the vocabulary")
+        scan.flags.append("diagnosis in words that the vocabulary does not know")
     scan.facts |= {"diagnosis": diagnosis, "diagnosis_words": words}
     scan.facts["diagnosis_source"] = source if diagnosis else ""
     if visits and not near:

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ldae.data.artefact import atomic_path
-from ldae.data.ingest.manifest import Record, RejectionError, Work
+from ldae.data.ingest.manifest import REVIEWED, Record, RejectionError, Work
 from ldae.data.table import read_whole_table
 from ldae.errors import InputError
 
@@ -58,12 +58,12 @@ def read_review(path: Path) -> Review:
     """
     table = read_whole_table(path, what="A review")
     if not set(COLUMNS) <= set(table.header):
-        raise InputError(
-            f"A review must have the columns {', '.join(COLUMNS)}, got {table.header} in {path}."
-        )
+        raise InputError(f"A review must have the columns {', '.join(COLUMNS)}, got others in {path}.")
     words = table.column("decision")
-    if unknown := sorted(set(words) - set(DECISIONS)):
-        raise InputError(f"decision must be accept, reject or empty, got {unknown} in {path}.")
+    if unknown := [line for line, word in zip(table.lines, words, strict=True) if word not in DECISIONS]:
+        raise InputError(
+            f"decision must be accept, reject or empty, got another word in row {unknown[0]} of {path}."
+        )
     rows: dict[tuple[str, str], tuple[str, ...]] = {}
     places = [table.header.index(name) for name in COLUMNS]
     for cells, word in zip(table.rows, words, strict=True):
@@ -109,6 +109,13 @@ def keep_reviews(folder: Path, given: Sequence[str | Path]) -> list[Review]:
     return reviews
 
 
+def rejected_items(records: Sequence[Record], reviews: Sequence[Review]) -> set[str]:
+    """Items, as they are now, that a reviewer rejected."""
+    words = [review.decisions for review in reviews]
+    scans = {record.item: (record.item, record.content[:16]) for record in records if record.content}
+    return {item for item, scan in scans.items() if any(word.get(scan) == "reject" for word in words)}
+
+
 def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[str, Any]:
     """Reject what any reviewer rejected, in place.
 
@@ -127,7 +134,7 @@ def apply_reviews(records: Sequence[Record], reviews: Sequence[Review]) -> dict[
                 continue
             applied.add(scan)
             if word == "reject" and record.accepted:
-                record.reject(RejectionError("review", "rejected by a reviewer"))
+                record.reject(RejectionError(*REVIEWED))
             elif record.accepted:
                 record.step = "review"
     result: dict[str, Any] = {"applied": len(applied), "unknown": unknown}

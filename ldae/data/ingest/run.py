@@ -21,7 +21,7 @@ from ldae.data.ingest.match import match
 from ldae.data.ingest.pool import each
 from ldae.data.ingest.publish import count_faces, publish
 from ldae.data.ingest.quality import flag_outliers
-from ldae.data.ingest.review import FIGURES, apply_reviews, keep_reviews, write_page
+from ldae.data.ingest.review import FIGURES, apply_reviews, keep_reviews, rejected_items, write_page
 from ldae.data.ingest.steps import Rules, run_item
 from ldae.data.ingest.tables import FACES, NO_FACES
 from ldae.data.split import SPLITS
@@ -161,7 +161,8 @@ def ingest(
     )
     write_manifest(records, out / MANIFEST)
     guessed = {item.name for item in found.items if item.guessed}
-    match(records, dataset.visits, window=window, keep=keep_labels, guessed=guessed)
+    unwanted = rejected_items(records, kept)
+    match(records, dataset.visits, window=window, keep=keep_labels, guessed=guessed, unwanted=unwanted)
     _flag(records)
     _flag_broken(records, source, items=found.items, broken=dataset.broken)
     review = apply_reviews(records, kept)

@@ -92,8 +92,15 @@ def _frame(dataset: Any, picture: NDArray[Any], *, levels: tuple[Any, ...], sour
         raise RejectionError("extract", "slices without position, orientation or spacing") from error
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_column * down, along_row * right
-    affine[:3, 2], affine[:3, 3] = np.cross(along_row, along_column), corner
-    slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    # rounded directions have not quite the length 1
+    normal = np.cross(along_row, along_column)
+    if not np.linalg.norm(normal) > UNEVEN:
+        raise RejectionError("extract", "slices without position, orientation or spacing")
+    affine[:3, 2], affine[:3, 3] = normal / np.linalg.norm(normal), corner
+    try:
+        slope, intercept = float(values.get("RescaleSlope", 1)), float(values.get("RescaleIntercept", 0))
+    except (TypeError, ValueError) as error:
+        raise RejectionError("extract", "slope or intercept of the values is no number") from error
     pixels = (picture.astype(np.float64) * slope + intercept).astype(np.float32)
     echo = timing.get("EffectiveEchoTime", timing.get("EchoTime"))
     return Slice(
@@ -175,7 +182,9 @@ def check_distance(stack: Sequence[Slice], *, three_d: bool) -> list[str]:
     numbers = [one.instance for one in stack if one.instance is not None]
     steps = set(np.abs(np.diff(numbers)).tolist())
     gaps = len(numbers) == len(stack) and len(steps) == 1 and steps.pop() > 1
-    return ["instance numbers leave gaps: slices may be missing"] if gaps else []
+    late = len(numbers) == len(stack) and min(numbers) > 1
+    flags = ["instance numbers leave gaps: slices may be missing"] if gaps else []
+    return flags + (["instance numbers do not begin at 1: slices may be missing"] if late else [])
 
 
 def check_converted(

@@ -20,6 +20,7 @@ from dicom_series import (
     amend,
     head,
     oblique,
+    plane,
     straight,
     transcode,
     write_enhanced,
@@ -40,6 +41,7 @@ from ldae.data.ingest.convert import Volume, extract_dicom, extract_nifti
 from ldae.data.ingest.deidentify import Pseudonyms
 from ldae.data.ingest.discover import discover
 from ldae.data.ingest.manifest import RejectionError
+from ldae.data.ingest.slices import UPRIGHT
 
 NAMES = Pseudonyms(b"a key for tests")
 VOXELS = head()
@@ -212,6 +214,36 @@ def test_every_second_slice_missing_is_told(tmp_path: Path, elements: dict[str, 
 def test_whole_stacks_of_any_thickness_are_taken(tmp_path: Path, elements: dict[str, str]) -> None:
     amend(write_series(tmp_path / "in", VOXELS, straight(), export=Export()), **elements)
     assert extracted(tmp_path / "in").flags == []
+
+
+def test_slices_missing_at_the_start_are_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", VOXELS, straight(), export=Export(drop=range(3)))
+    assert extracted(tmp_path / "in").flags == ["instance numbers do not begin at 1: slices may be missing"]
+
+
+def test_rounded_directions_are_no_tilt(tmp_path: Path) -> None:
+    """Of 3 digits; their length is not quite 1, and so is that of their cross product."""
+    paths = write_series(tmp_path / "in", VOXELS, oblique(), export=Export())
+    rounded = np.round(plane(VOXELS, oblique(), 0)[0], 3)
+    amend(paths, ImageOrientationPatient=rounded.tolist())
+    assert np.linalg.norm(np.cross(rounded[:3], rounded[3:])) < UPRIGHT
+    assert extracted(tmp_path / "in").flags == []
+
+
+def test_padding_behind_the_pixels_does_no_harm(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "in", VOXELS, oblique(), export=Export()):
+        path.write_bytes(path.read_bytes() + bytes(16))
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
+
+
+def test_files_are_known_by_their_content(tmp_path: Path) -> None:
+    """As DICOM, though the name says NIfTI, and though the preamble is missing before the meta header."""
+    for number, path in enumerate(write_series(tmp_path / "in", VOXELS, oblique(), export=Export())):
+        if number % 2:
+            path.rename(path.with_suffix(".nii"))
+        else:
+            path.write_bytes(path.read_bytes()[132:])
+    assert_same_place(extracted(tmp_path / "in"), VOXELS, oblique())
 
 
 def test_slices_may_be_numbered_either_way(tmp_path: Path) -> None:

@@ -122,6 +122,25 @@ def test_decisions_add_up_and_the_same_reviewer_may_change_one(source: Path, tmp
     ]
 
 
+def test_another_run_of_the_visit_follows_one_that_was_rejected(tmp_path: Path) -> None:
+    for run in (1, 2):
+        save_ball(tmp_path / "in" / "sub-1" / "anat" / f"sub-1_run-{run}_T1w.nii.gz", seed=run)
+    out = tmp_path / "out"
+    ingest(tmp_path / "in", out, min_slices=20)
+    scans = pd.read_csv(out / "manifest.csv").set_index("item")
+    (taken,) = scans.index[scans["reason"].isna()]
+    row = [taken, scans.loc[taken, "content"][:16], "reject", "", "A"]
+    summary = ingest(tmp_path / "in", out, min_slices=20, reviews=[review(tmp_path / "r.csv", [row])])
+    assert (summary.accepted, summary.rejected) == (1, {"rejected by a reviewer": 1})
+    page = (out / "review.html").read_text()
+    assert page.count("<article") == 2
+    assert page.count("Left out by an earlier review") == 1
+    back = review(tmp_path / "b.csv", [[*row[:2], "accept", "", "A"]])
+    ingest(tmp_path / "in", out, min_slices=20, reviews=[back])
+    again = pd.read_csv(out / "manifest.csv").set_index("item")
+    assert list(again.index[again["reason"].isna()]) == [taken]
+
+
 def test_two_files_without_names_are_two_people(tmp_path: Path) -> None:
     paths = [
         review(tmp_path / f"{n}.csv", [["i", "c", word, "", ""]])

@@ -117,6 +117,19 @@ def test_files_that_are_not_there_stop_nothing(dataset: Path, tmp_path: Path) ->
     assert (summary.accepted, summary.rejected) == (4, {"not T1w": 5, "not a whole, readable 3D scan": 1})
 
 
+def test_transforms_that_disagree_in_left_and_right_are_told(tmp_path: Path) -> None:
+    save_ball(tmp_path / "in" / "a_t1.nii.gz", seed=1)
+    image = nib.load(tmp_path / "in" / "a_t1.nii.gz")
+    mirrored = image.affine.copy()
+    mirrored[0] *= -1
+    image.set_sform(image.affine, code=1)
+    image.set_qform(mirrored, code=1)
+    nib.save(image, tmp_path / "in" / "a_t1.nii.gz")
+    ingest(tmp_path / "in", tmp_path / "out", min_slices=20)
+    flags = read_cohort(tmp_path / "out" / "cohort.csv")["flags"].tolist()
+    assert flags == ["sform and qform differ in left and right: the sform counts"]
+
+
 def test_what_no_stage_would_take_is_left_out(tmp_path: Path) -> None:
     save_ball(tmp_path / "in" / "a_t1.nii.gz", seed=1)
     image = nib.load(tmp_path / "in" / "a_t1.nii.gz")

@@ -49,6 +49,31 @@ from ldae.errors import InputError
         "Alzheimer bei der Mutter",
         "There is no evidence of\nAlzheimer's disease",
         "Kein Anhalt für eine\r\n Alzheimer-Demenz",
+        "Befund spricht gegen eine Alzheimer-Demenz.",
+        "Pas d'argument pour une maladie d'Alzheimer.",
+        "Weder AD noch VD",
+        "Statt Alzheimer liegt FTD vor",
+        "Ehefrau leidet an Alzheimer",
+        "Sohn Alzheimer",
+        "AD, no",
+        "Alzheimer,nein",
+        "Alzheimer | nein",
+        "[ ] Alzheimer [x] FTD",
+        "☐ AD",
+        "AD [ ]",
+        "Ad 1: ok",
+        "Ad: Mammographie",
+        "Pas de maladie d'Alzheimer",
+        "Sans signe d'Alzheimer",
+        "Antécédents familiaux: Alzheimer",
+        "Mère: maladie d'Alzheimer",
+        "Alzheimer risk gene",
+        "Neg. for AD",
+        "AD (0)",
+        "AD 0",
+        "AD n",
+        "AD / no",
+        "AD trial",
     ],
 )
 def test_what_is_not_sure_stays_empty(text: str) -> None:
@@ -74,10 +99,47 @@ def test_what_is_not_sure_stays_empty(text: str) -> None:
         (". HC. ", "CN"),
         ("Group: HC", "CN"),
         ("healthy control, amyloid negative", "CN"),
+        ("Clinical diagnosis: Alzheimer's disease", "AD"),
+        ("Bekannte Alzheimer-Demenz seit 2015", "AD"),
+        ("72-year-old woman with Alzheimer's disease, hypertension", "AD"),
+        ("72 y/o M with mild AD", "AD"),
+        ("Demenz vom Alzheimer-Typ", "AD"),
+        ("Patient with mild AD, MMSE 21", "AD"),
+        ("F00.1 Alzheimer-Krankheit mit spätem Beginn", "AD"),
+        ("Maladie d'Alzheimer", "AD"),
+        ("Dementia in Alzheimer's disease, atypical or mixed type", "AD"),
+        ("AD (yes)", "AD"),
+        ("AD: yes", "AD"),
+        ("[x] AD", "AD"),
+        ("Z.n. Alzheimer", "AD"),
+        ("amnestic MCI, single domain", "MCI"),
+        ("Mild cognitive impairment (amnestic)", "MCI"),
+        ("cognitively normal elderly", "CN"),
+        ("Subject is cognitively normal.", "CN"),
     ],
 )
 def test_what_is_sure_is_told(text: str, diagnosis: str) -> None:
     assert read_vocabulary().read(text).diagnosis == diagnosis
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Gegenüber früher Alzheimer",
+        "Alzheimer wenig wahrscheinlich",
+        "Alzheimer-typisches Muster fehlt",
+        "Angst vor Alzheimer",
+        "Lacks evidence of AD",
+        "Fails criteria for AD",
+        "Less likely AD",
+        "Rather FTD than AD",
+        "Worried about Alzheimer's disease",
+        "Alzheimer antibodies",
+        "AD-like",
+    ],
+)
+def test_a_diagnosis_among_words_that_are_not_known_stays_empty_and_is_told(text: str) -> None:
+    assert read_vocabulary().read(text) == Label("", unknown=True)
 
 
 @pytest.mark.parametrize("text", ["MCI to CN", "NC/AD", "AD and MCI"])
@@ -128,3 +190,12 @@ def test_patterns_in_capitals_are_found_too(tmp_path: Path) -> None:
     vocabulary = read_vocabulary(path)
     assert vocabulary.read("ALZHEIMER").diagnosis == "AD"
     assert vocabulary.read("kein Alzheimer") == Label("")
+
+
+def test_without_words_that_may_stand_beside_any_may(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("diagnoses: {AD: [alzheimer]}", encoding="utf-8")
+    assert read_vocabulary(path).read("anything Alzheimer").diagnosis == "AD"
+    path.write_text("diagnoses: {AD: [alzheimer]}\nbeside: [some.*]", encoding="utf-8")
+    assert read_vocabulary(path).read("something Alzheimer, anything").diagnosis == "AD"
+    assert read_vocabulary(path).read("anything Alzheimer").unknown

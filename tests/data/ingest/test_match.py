@@ -89,7 +89,7 @@ def test_the_table_is_read_or_refused(tmp_path: Path) -> None:
     assert second.label == Label("CN", "normal cognition")
     assert first.when == date(2019, 3, 12) + NAMES.shift(first.subject)
     told = matched(scan(), Visit("sub-1", "", DAY, first.label, None, ""))
-    assert told.flags == ["diagnosis is not in the vocabulary"]
+    assert told.flags == ["diagnosis in words that the vocabulary does not know"]
     path.write_text("patient_id,date\nx,2019-03-12\ny,03/12/2019\n")
     with pytest.raises(InputError, match=r"date must be written like 2019-03-12 .* in row 3 of") as error:
         read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
@@ -158,7 +158,7 @@ def test_two_people_under_one_identifier_are_told(births, sexes, flags: list[str
         ("subject,date,dx\nx,2019-06-20,AD,Atrophie\n", r"row 2 must have 3 cells as the header has, got 4"),
         (
             "subject;date;dx\nx;2019-06-20;AD\n",
-            r"must have its cells set apart by commas, got 'subject;date;dx'",
+            r"must have its cells set apart by commas, got a line with none of them in",
         ),
         ("subject,date\nx,0001-01-01\n", r"date must be written like 2019-03-12 .* in row 2 of"),
     ],
@@ -172,9 +172,29 @@ def test_no_row_of_a_table_is_lost(tmp_path: Path, text: str, message: str) -> N
 
 def test_ages_are_read_or_told_of(tmp_path: Path) -> None:
     path = tmp_path / "visits.csv"
-    path.write_text('subject,age\na,"72,5"\nb,71 years\nc,89+\nd,n/a\ne,old\n')
+    path.write_text('subject,age\na,"72,5"\nb,71 years\nc,89+\nd,n/a\ne,old\nf,852\n')
     visits = read_clinical(path, names=NAMES, vocabulary=read_vocabulary())
-    assert [visit.age for visit in visits] == [72.5, 71, 89, None, None]
-    assert [visit.odd_age for visit in visits] == [False] * 4 + [True]
+    assert [visit.age for visit in visits] == [72.5, 71, 89, None, None, None]
+    assert [visit.odd_age for visit in visits] == [False] * 4 + [True, True]
     told = matched(scan(), Visit("sub-1", "", DAY, Label(""), None, "", odd_age=True))
     assert told.flags == ["age in a form that is not known"]
+
+
+def test_a_scan_that_is_named_t1w_comes_before_one_that_only_looks_so() -> None:
+    named, finer = scan("a"), scan("b")
+    finer.facts["spacing_x_mm"] = 0.5
+    finer.flags = ["contrast told by header values only"]
+    match([named, finer], [], window=100, keep=False)
+    assert named.accepted
+    assert finer.reason == "another scan of the visit was taken"
+
+
+def test_another_run_takes_the_place_of_one_that_a_reviewer_rejected() -> None:
+    runs = [scan("a"), scan("b")]
+    runs[1].quality["snr"] = 5.0
+    match(runs, [], window=100, keep=False, unwanted={"a"})
+    assert (runs[0].step, runs[0].reason) == ("review", "rejected by a reviewer")
+    assert runs[1].accepted
+    alone = scan("a")
+    match([alone], [], window=100, keep=False, unwanted={"a"})
+    assert alone.accepted  # its session keeps its number; the review takes it out afterwards

@@ -65,4 +65,11 @@ def test_a_person_reviews_and_the_cohort_follows(reviewed: Path, browser: Any) -
         reviews=[target],
     )
     assert summary.accepted == 5
+    browser.execute_script("localStorage.clear()")
+    browser.get(page)  # what another reviewer sees: the decision before is told, and is not theirs
+    scans = browser.find_elements(By.TAG_NAME, "article")
+    assert ["earlier review" in scan.text for scan in scans].count(True) == 1
+    assert "0 accepted, 0 rejected, 6 undecided" in browser.find_element(By.ID, "count").text
+    browser.find_element(By.CSS_SELECTOR, "#show option[value=reject]").click()
+    assert sum(scan.is_displayed() for scan in scans) == 1
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
