@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ OPEN_LINE = re.compile(
     r"(,|(?<![:=] )(?<![:=])\b(?:of|for|the|an?|with|to|in|and|or|by|from|no|not|without|possible|suspected|"
     r"family|history|von|für|auf|bei|mit|und|oder|eine?[nrs]?|keine?[nrs]?|ohne))[ \t]*\r?\n\s*"
 )
+# What names a diagnosis more often is no sentence, and would take long.
+MOST_NAMED = 20
 CLAUSE = re.compile(r"[,()\[\]|]")
 
 
@@ -69,10 +72,11 @@ class Vocabulary:
         strange = False
         for sentence in SENTENCE_END.split(OPEN_LINE.sub(r"\1 ", text.lower())):
             for diagnosis, patterns in self.diagnoses.items():
-                told = list(self._told(patterns, sentence.strip()))
-                if words := next((words for words, known in told if known), ""):
-                    found.setdefault(diagnosis, words)
-                strange |= bool(told) and not words
+                for words, understood in islice(self._told(patterns, sentence.strip()), MOST_NAMED):
+                    if understood:
+                        found.setdefault(diagnosis, words)
+                        break
+                    strange = True
         if len(found) > 1:
             return Label("", ", ".join(found.values()), conflict=True)
         return Label(*next(iter(found.items()))) if found else Label("", unknown=strange)
