@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nibabel.orientations import axcodes2ornt
 
 from ldae.cli.main import main
 from ldae.data.artefact import component_sha256, read_json
+from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.split import split_hash
 from ldae.pipeline import LDAEPipeline
@@ -158,6 +160,42 @@ def test_check_tells_what_differs(
     assert "LIA" in capfd.readouterr().out
     document = json.loads((tmp_path / "check.json").read_text())
     assert len(document) == 1
+
+
+def test_check_fails_where_a_scan_would_be_refused(
+    tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((16, 24, 8, 2)), np.eye(4)), tmp_path / "4d.nii")
+    assert main(["check", str(tmp_path / "4d.nii"), "--pipeline", str(tiny_run / "pipeline")]) == 2
+    assert "PROBLEM" in capfd.readouterr().out
+
+
+def test_test_measures_the_exported_networks_on_test_scans(
+    tiny_run: Path,
+    test_rows: pd.DataFrame,
+    pipe: LDAEPipeline,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for part in ("cohort", "cache", "autoencoder", "denoiser", "latents", "checkpoints"):
+        (tmp_path / part).symlink_to(tiny_run / part)
+    found: dict[str, float] = {}
+    for name in ("aekl", "ldae_pretrain", "ldae_repr_learn"):
+        overlay = ROOT / "tests" / "tiny" / f"{name}.yaml"
+        words = ["--config", f"demo/{name}.yaml", "--config", str(overlay), "--run_dir", str(tmp_path)]
+        assert main(["test", *words]) == 0
+        said = re.findall(r"test/(\w+)\D+([0-9.]+(?:e-?\d+)?)", capfd.readouterr().out)
+        found |= {f"{name} {key}": float(value) for key, value in said}
+    errors = []
+    net = pipe.networks.autoencoder
+    for path in test_rows["path"]:
+        x = torch.from_numpy(VolumeCache(tiny_run / "cache", pipe.spec).volume(path).astype(np.float32))
+        with torch.inference_mode():
+            again = net.decode(net.encode(x[None, None])[0]).clamp(0, 1)
+        errors.append(float((again - x).abs().mean()))
+    assert found["aekl l1"] == pytest.approx(np.mean(errors), rel=1e-3)
+    assert found["ldae_pretrain loss"] > 0
+    assert {"ldae_repr_learn right", "ldae_repr_learn shuffled", "ldae_repr_learn none"} <= found.keys()
 
 
 def test_fit_again_says_up_to_date(tiny_run: Path, capfd: pytest.CaptureFixture[str]) -> None:

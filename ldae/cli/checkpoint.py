@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,10 @@ def check_checkpoint(path: Path) -> None:
         FileNotFoundError: There is no such file.
         CheckpointError: It is no whole checkpoint of a training.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} must be a whole checkpoint of fit, got one cut short, or another file. {AWAY}"
+        )
     try:
         document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 import ldae
 from ldae.errors import InputError
 
+MOST_NODES = 100_000
 DEFAULT_RUN_DIR = "outputs/run"
 
 # Keys that say where and how conveniently a stage is trained, not what comes out.
@@ -80,9 +82,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         place = " ".join(str(error).split())
         raise InputError(f"{path} must be YAML, but reading it failed: {place}. Correct the file.") from error
+    if sum(1 for _ in islice(_nodes(document), MOST_NODES)) == MOST_NODES:
+        raise InputError(
+            f"{path} must hold a configuration, got {MOST_NODES} values or more. Correct the file."
+        )
     if not isinstance(document, dict):
         raise InputError(f"{path} must hold keys such as trainer, model and data, got {document!r}.")
     return document
+
+
+def _nodes(document: Any) -> Iterator[Any]:
+    """Every value, as often as it stands there: a few aliases of aliases make billions."""
+    open_ = [document]
+    while open_:
+        value = open_.pop()
+        yield value
+        if isinstance(value, dict | list):
+            open_.extend(value.values() if isinstance(value, dict) else value)
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

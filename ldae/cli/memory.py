@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldae.cli.configs import find_config, flatten, read_configs
+from ldae.cli.configs import find_config, flatten, merge, read_configs
 from ldae.data.artefact import write_json
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from ldae.evaluation.memory import Need
@@ -37,13 +38,18 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     """
     from ldae.evaluation.memory import needs_by_batch
 
-    models, documents = _models(names or CONFIGS)
-    size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
+    documents = _documents(names or CONFIGS)
+    models = {kind: document["model"]["init_args"] for kind, document in documents.items()}
     needs: list[Need] = []
+    with _buildable("autoencoder", "data.init_args.size must be the volume's three sizes"):
+        size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
     for stage, (_, switch) in STAGES.items():
         for switched in (False, True) if switch else (False,):
-            half = str(documents[stage]["trainer"].get("precision", "32-true")).startswith("bf16")
-            needs += needs_by_batch(stage, models, size=size, batches=BATCHES, switched=switched, half=half)
+            half = str(documents[stage].get("trainer", {}).get("precision", "32-true")).startswith("bf16")
+            with _buildable(stage, "the configurations must fit together"):
+                needs += needs_by_batch(
+                    stage, models, size=size, batches=BATCHES, switched=switched, half=half
+                )
     advice = [_advice(needs, stage=stage, card=card) for stage in STAGES for card in CARDS]
     _print(needs, advice, size=size)
     if out is not None:
@@ -52,22 +58,45 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
         print(f"Wrote {out / 'memory.json'}")
 
 
-def _models(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's arguments and the whole document of each stage's configuration."""
+@contextmanager
+def _buildable(stage: str, what: str) -> Iterator[None]:
+    """Put into words what the networks' own code raises on settings that it cannot be built with."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
+        if isinstance(error, InputError | CheckpointError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"Networks of the {stage} stage cannot be built: {what}, got {type(error).__name__}: {reason}. "
+            "`ldae fit --print_config` with the same files checks every key."
+        ) from error
+
+
+def _documents(names: Sequence[str]) -> dict[str, Any]:
+    """Each stage's configuration; a file that names no stage is laid over the one before it."""
     kinds = {path: kind for kind, (path, _) in STAGES.items()}
     documents: dict[str, Any] = {}
+    kind = ""
     for name in names:
         document = read_configs([find_config(name)])
         path = str(flatten(document).get("model.class_path", "")).rpartition(".")[2]
+        if not path and kind:
+            documents[kind] = merge(documents[kind], document)
+            continue
         if path not in kinds or kinds[path] in documents:
             raise InputError(
-                f"--config must name one configuration of each of {', '.join(kinds)}, got {name} of {path!r}."
+                f"--config must name one configuration of each of {', '.join(kinds)}, each with its overlays "
+                f"behind it, got {name} of {path or 'no stage'}."
             )
-        documents[kinds[path]] = document
+        kind = kinds[path]
+        documents[kind] = document
     missing = [kind for kind in STAGES if kind not in documents]
     if missing:
         raise InputError(f"--config must also name a configuration of {', '.join(missing)}, got none.")
-    return {kind: document["model"]["init_args"] for kind, document in documents.items()}, documents
+    if bare := [kind for kind in STAGES if not isinstance(documents[kind]["model"].get("init_args"), dict)]:
+        raise InputError(f"The configuration of {', '.join(bare)} must hold model.init_args, got none.")
+    return documents
 
 
 def _advice(needs: Sequence[Need], *, stage: str, card: int) -> dict[str, Any]:
@@ -104,7 +133,8 @@ def _print(needs: Sequence[Need], advice: Sequence[dict[str, Any]], *, size: Seq
     for row in advice:
         batch, switch = row["batch"], row["switch"]
         with_switch = f" with --{switch}" if switch else ""
-        said = "does not fit" if batch is None else f"batch {batch}{with_switch}; more by accumulation"
+        largest = f"batch {batch} or more" if batch == BATCHES[-1] else f"batch {batch}"
+        said = "does not fit" if batch is None else f"{largest}{with_switch}; more by accumulation"
         print(f"{row['card_gib']} GB, {row['stage']}: {said}")
     print(
         "An estimate: weights, average, optimiser, activations and gradients, and 10 % and 1 GB for the rest;"

@@ -207,6 +207,8 @@ def mismatch(stage: StageFolder, *, config: Mapping[str, Any], inputs: Mapping[s
     except CheckpointError as error:
         return str(error)
     if state is None:
+        if stage.checkpoint.is_file():
+            return f"{stage.checkpoint} must lie beside its record, but {stage.record} is missing. {WAY_OUT}"
         if not stage.artefact.is_file():
             return None
         return (

@@ -29,7 +29,7 @@ from ldae.data.split import check_split
 from ldae.errors import InputError
 
 EMBEDDINGS = "embeddings.parquet"
-TRAINED, VALIDATED = "train", "val"
+TRAINED, VALIDATED, TESTED = "train", "val", "test"
 
 
 class CodeDataset(Dataset[Batch]):
@@ -97,7 +97,7 @@ class CodeDataModule(LightningDataModule):
             read_json(self.run_dir / "representation" / CONFIG_NAME)["spec"]
         )
         self.classes = self._classes(frame, path)
-        for split in (TRAINED, VALIDATED):
+        for split in (TRAINED, VALIDATED, *((TESTED,) if stage == TESTED else ())):
             self.datasets[split] = self._dataset(frame[frame["split"] == split], split=split, path=path)
 
     def _check(self, frame: pd.DataFrame) -> None:
@@ -135,7 +135,14 @@ class CodeDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation codes."""
-        dataset = self.datasets[VALIDATED]
+        return self._whole(VALIDATED)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """All test codes."""
+        return self._whole(TESTED)
+
+    def _whole(self, split: str) -> DataLoader[Batch]:
+        dataset = self.datasets[split]
         return DataLoader(dataset, batch_size=len(dataset), generator=self._quiet())
 
     def _quiet(self) -> torch.Generator:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ldae.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+METADATA_KEY = "made_with"
 INDEX_COLUMNS = ("subject", "session", "path", "split", "key")
 
 
@@ -193,6 +195,11 @@ class LatentStore:
     def _parents(self) -> dict[str, str]:
         return {"autoencoder": self.autoencoder, "spec": self.spec}
 
+    @property
+    def _metadata(self) -> dict[str, str]:
+        """One entry, since several are written in an order of their own each time."""
+        return {METADATA_KEY: json.dumps(self._parents, sort_keys=True)}
+
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
@@ -202,12 +209,12 @@ class LatentStore:
     def _save(self, path: Path, tensors: dict[str, Tensor]) -> None:
         content = {name: value.detach().cpu().float().contiguous().clone() for name, value in tensors.items()}
         with atomic_path(path) as temporary:
-            save_file(content, temporary, metadata=self._parents)
+            save_file(content, temporary, metadata=self._metadata)
 
     def _is_current(self, path: Path) -> bool:
         try:
             with safe_open(path, framework="pt") as stream:
-                return (stream.metadata() or {}) == self._parents
+                return (stream.metadata() or {}) == self._metadata
         except (SafetensorError, OSError):
             return False
 
@@ -216,16 +223,19 @@ class LatentStore:
             raise FileNotFoundError(f"{path} is missing. Run first: ldae latents")
         try:
             with safe_open(path, framework="pt") as stream:
-                found = stream.metadata() or {}
+                noted = stream.metadata() or {}
             tensors: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{path} must be a safetensors file: {error}. Run again: ldae latents"
             ) from error
+        with whole(path):
+            found = dict(json.loads(noted.get(METADATA_KEY, "{}")))
         for parent, sha256 in self._parents.items():
             if found.get(parent) != sha256:
+                other = str(found.get(parent, "unknown"))[:12]
                 raise CheckpointError(
-                    f"{path} was made with {parent} {found.get(parent, 'unknown')[:12]}, but this run has "
-                    f"{parent} {sha256[:12]}. Run again: ldae latents"
+                    f"{path} was made with {parent} {other}, but this run has {parent} {sha256[:12]}. Run "
+                    "again: ldae latents"
                 )
         return tensors

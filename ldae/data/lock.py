@@ -51,14 +51,16 @@ def held(folder: str | Path, *, part: str = "") -> Iterator[None]:
     try:
         if killed:
             clear_partials(folder, deep=True)
-        _sign(stream)
+        with opening(path):
+            _sign(stream)
         yield
         if killed:  # processes that worked for it may have ended later
             clear_partials(folder, deep=True)
     finally:
         _held.discard(path)
         path.unlink(missing_ok=True)
-        stream.close()
+        with suppress(OSError):  # a full disk has not taken the signature, nor will it now
+            stream.close()
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()

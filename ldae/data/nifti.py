@@ -22,6 +22,7 @@ from ldae.data.artefact import atomic_path
 from ldae.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz")
+MOST_VOXELS = 1024**3
 SMALLEST_VOXEL, LARGEST_VOXEL = 0.01, 100.0  # mm
 # What nibabel, gzip and zlib raise on files that are damaged, cut short, or something else.
 READ_ERRORS = (
@@ -133,6 +134,11 @@ def _check_header(image: nib.Nifti1Image, path: Path) -> None:
         )
     if min(image.shape) < 2:
         raise InputError(f"A scan must have at least 2 voxels along each axis, got {image.shape} in {path}.")
+    if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
+        raise InputError(
+            f"A scan must have at most 1024 x 1024 x 1024 voxels, got {' x '.join(map(str, image.shape))} in "
+            f"{path}. Resample it, or correct its header."
+        )
     kind = image.get_data_dtype()
     if kind.kind not in "iuf":
         raise InputError(

@@ -214,14 +214,13 @@ class AutoencoderStage(Stage):
             total = total + loss
         return total.detach()
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
         """L1 and PSNR of the averaged autoencoder's reconstruction from the posterior mean."""
         x = batch["volume"]
         average = self.ema.module
         reconstruction = average.decode(average.encode(x)[0]).float().clamp(0, 1)
         psnr = -10 * (reconstruction - x).square().flatten(1).mean(1).log10()
-        values = {"val/l1": functional.l1_loss(reconstruction, x), "val/psnr": psnr.mean()}
-        self.log_dict(values, batch_size=len(x), prog_bar=True, sync_dist=True)
+        return {"l1": functional.l1_loss(reconstruction, x), "psnr": psnr.mean()}
 
     def networks(self) -> list[nn.Module]:
         """What `compiled` compiles."""

@@ -113,26 +113,35 @@ class CodeSamplerStage(Stage):
         self.log("train/loss", loss.detach(), batch_size=len(codes), prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The average's loss at even levels, class told and not, beside that of the classes' Gaussians."""
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """The average's loss at even levels, class told and not, beside that of the classes' Gaussians.
+
+        On test scans that of the weights that are exported.
+        """
+        network = self._exported if self.trainer.testing else self.ema.module
         codes, label = (batch[name].repeat_interleave(VALIDATION_LEVELS, 0) for name in ("code", "label"))
         generator = torch.Generator().manual_seed(self.seed + batch_index)
         noise = torch.randn((len(codes), self.sampler.size), generator=generator).to(codes)
         levels = torch.linspace(0, len(self.schedule) - 1, VALIDATION_LEVELS, device=codes.device)
         t = levels.round().long().repeat(len(batch["code"]))
         found = {
-            name: self.sampler.errors(self.ema.module, codes, t=t, noise=noise, label=told)
+            name: self.sampler.errors(network, codes, t=t, noise=noise, label=told)
             for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN)))
         }
-        values = {f"val/loss_{name}": errors[0].mean() for name, errors in found.items()}
-        values["val/loss"] = torch.stack(list(values.values())).mean()
-        values["val/gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
-        self.log_dict(values, batch_size=len(codes), prog_bar=True, sync_dist=True)
+        values = {f"loss_{name}": errors[0].mean() for name, errors in found.items()}
+        values["loss"] = torch.stack(list(values.values())).mean()
+        values["gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
         # all validation codes are one batch; the check before the training counts, which judges the Gaussian
-        if values["val/loss"] < self.best_loss:
-            self.best_loss.copy_(values["val/loss"])
-            self.gaussian_loss.copy_(values["val/gaussian"])
+        if not self.trainer.testing and values["loss"] < self.best_loss:
+            self.best_loss.copy_(values["loss"])
+            self.gaussian_loss.copy_(values["gaussian"])
             self.best.load_state_dict(self.ema.module.state_dict())
+        return values
+
+    @property
+    def _exported(self) -> CodeDenoiser:
+        """The best average; that of the end where nothing was validated."""
+        return self.best if bool(torch.isfinite(self.best_loss)) else self.ema.module
 
     def networks(self) -> list[nn.Module]:
         """The denoiser of codes."""
@@ -142,8 +151,7 @@ class CodeSamplerStage(Stage):
         """Write the best average with the principal axes, the schedule and the classes."""
         data = self.datamodule
         validated = bool(torch.isfinite(self.best_loss))
-        network = self.best if validated else self.ema.module
-        tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        tensors = {f"network.{name}": value for name, value in self._exported.state_dict().items()}
         return save_component(
             folder,
             kind=self.kind,

@@ -135,13 +135,12 @@ class DenoiserStage(Stage):
         self.log("train/loss", loss.detach(), batch_size=len(z0), prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
         """The averaged network's loss at levels spread evenly over the scans, with fixed noise."""
         z0 = self.normaliser(batch["mean"])
         noise = self.fixed_noise(z0, index=batch["index"])
         t = self.fixed_levels(batch["index"], steps=len(self.schedule))
-        loss = self.loss(self.denoiser(self.ema.module), z0, t, noise).mean()
-        self.log("val/loss", loss, batch_size=len(z0), prog_bar=True, sync_dist=True)
+        return {"loss": self.loss(self.denoiser(self.ema.module), z0, t, noise).mean()}
 
     def networks(self) -> list[nn.Module]:
         """What `compiled` compiles."""

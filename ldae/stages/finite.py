@@ -54,8 +54,9 @@ class FiniteLoss(LightningModule):
         rows = self.trainer.datamodule.rows("train").iloc[index.tolist()]  # type: ignore[attr-defined]
         names = [f"{row.subject} {row.session} ({row.path})" for row in rows[:MOST_NAMES].itertuples()]
         more = f" and {len(rows) - MOST_NAMES} more" if len(rows) > MOST_NAMES else ""
+        saved = self.current_epoch > 0 or self.trainer.ckpt_path is not None
+        kept = "The checkpoint of the last good epoch is kept." if saved else "No epoch had been finished."
         return InputError(
             f"Training must stay finite, but {what} after {place}, which held the scans {', '.join(names)}"
-            f"{more}. The checkpoint of the last good epoch is kept. Look at these scans (ldae check), or "
-            "lower the learning rate."
+            f"{more}. {kept} Look at these scans (ldae check), or lower the learning rate."
         )

@@ -195,7 +195,7 @@ class RepresentationStage(Stage):
             loss = loss + diffusion
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
         """Is the code used? The error with the scan's own code, another's, and none, at the same noise."""
         z0 = self.normaliser(batch["mean"])
         learned = self.ema.module
@@ -207,12 +207,11 @@ class RepresentationStage(Stage):
         target = model.prediction.target(z0, noise, t)
         output, (gradient, other) = model.parts(z, t, [y, y.roll(1, 0)])
         guide = model.prediction.guide
-        values = {
-            "val/right": (guide(output, gradient, t) - target).square().mean(),
-            "val/shuffled": (guide(output, other, t) - target).square().mean(),
-            "val/none": (output - target).square().mean(),
+        return {
+            "right": (guide(output, gradient, t) - target).square().mean(),
+            "shuffled": (guide(output, other, t) - target).square().mean(),
+            "none": (output - target).square().mean(),
         }
-        self.log_dict(values, batch_size=len(z0), prog_bar=True, sync_dist=True)
 
     def networks(self) -> list[nn.Module]:
         """What `compiled` compiles."""

@@ -206,6 +206,19 @@ class Stage(FiniteLoss):
         size = self.group_size(self.trainer.fit_loop.batch_idx, accumulate=accumulate)
         super().backward(loss if size == accumulate else loss * (accumulate / size), *args, **kwargs)
 
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Figures of `held_out` as val/..."""
+        self._log_held_out(self.held_out(batch, batch_index), batch, split="val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The same figures of test scans, as test/..."""
+        self._log_held_out(self.held_out(batch, batch_index), batch, split="test")
+
+    def _log_held_out(self, figures: dict[str, Tensor], batch: dict[str, Tensor], *, split: str) -> None:
+        size = len(next(iter(batch.values())))
+        values = {f"{split}/{name}": value for name, value in figures.items()}
+        self.log_dict(values, batch_size=size, prog_bar=True, sync_dist=True)
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training.
@@ -219,6 +232,10 @@ class Stage(FiniteLoss):
                 "whole training. Give --trainer.max_epochs a number."
             )
         return max(1, int(self.trainer.estimated_stepping_batches))
+
+    @abstractmethod
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """Figures of a batch that is not learned from, means over its scans."""
 
     @abstractmethod
     def networks(self) -> list[torch.nn.Module]:

@@ -154,11 +154,16 @@ class SupervisedStage(Stage):
         self.log("train/loss", loss.detach(), batch_size=len(batch["label"]), prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The averaged network's loss."""
-        outputs, labels = self.ema.module(batch["volume"]).float(), batch["label"]
-        values = {MONITORED: self.loss(outputs, labels), **self.measure(outputs, labels)}
-        self.log_dict(values, batch_size=len(labels), prog_bar=True, sync_dist=True)
+    def held_out(self, batch: dict[str, Tensor], batch_index: int) -> dict[str, Tensor]:
+        """The averaged network's loss; on test scans that of the weights that are exported."""
+        net = self._exported if self.trainer.testing else self.ema.module
+        outputs, labels = net(batch["volume"]).float(), batch["label"]
+        return {"loss": self.loss(outputs, labels), **self.measure(outputs, labels)}
+
+    @property
+    def _exported(self) -> torch.nn.Module:
+        """The best averaged network; that of the end where nothing was validated."""
+        return self.best if self.best_epoch >= 0 else self.ema.module
 
     def on_validation_end(self) -> None:
         """Keep the averaged weights where they are the best so far."""
@@ -177,7 +182,6 @@ class SupervisedStage(Stage):
     def export(self, folder: Path) -> str:
         """Write the best averaged weights; those of the end where nothing was validated."""
         data = self.datamodule
-        best = self.best if self.best_epoch >= 0 else self.ema.module
         return save_component(
             folder,
             kind=self.kind,
@@ -188,7 +192,7 @@ class SupervisedStage(Stage):
                 "size": list(data.spec.size),
                 **self.meaning(),
             },
-            tensors=best.state_dict(),
+            tensors=self._exported.state_dict(),
             spec=data.spec.to_dict(),
             split=data.split_hash,
             extra={"epoch": int(self.best_epoch), "val_loss": _finite(self.best_loss)},
@@ -278,7 +282,7 @@ class ClassificationStage(SupervisedStage):
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Share of scans in their class."""
-        return {"val/accuracy": (outputs.argmax(1) == labels).float().mean()}
+        return {"accuracy": (outputs.argmax(1) == labels).float().mean()}
 
     def meaning(self) -> dict[str, Any]:
         """The classes in the order of the outputs."""
@@ -324,7 +328,7 @@ class RegressionStage(SupervisedStage):
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Mean absolute error in the target's units."""
-        return {"val/mae": (outputs[:, 0] * self.std + self.mean - labels).abs().mean()}
+        return {"mae": (outputs[:, 0] * self.std + self.mean - labels).abs().mean()}
 
     def meaning(self) -> dict[str, Any]:
         """What turns an output into the target's units."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,19 @@ def test_the_checkout_is_searched_from_anywhere(tmp_path: Path, monkeypatch: pyt
     assert root / "configs" in configs.config_folders()
 
 
-@pytest.mark.parametrize(("text", "told"), [("a: [1", "must be YAML"), ("just words", "must hold keys")])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1", "must be YAML"),
+        ("just words", "must hold keys"),
+        ("a: &a [1, *a]", "must hold a configuration, got 100000 values or more"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+            + "\n".join(f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]" for old, new in pairwise("abcdefgh")),
+            "must hold a configuration, got 100000 values or more",
+        ),
+    ],
+)
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)

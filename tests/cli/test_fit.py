@@ -148,6 +148,21 @@ def test_damaged_weights_are_written_again(tiny: Path, ldae, damage: str) -> Non
     assert "is up to date" in ldae("fit", "--config", tiny).out
 
 
+def test_a_checkpoint_without_its_record_is_not_replaced(tiny: Path, ldae) -> None:
+    folder = tiny.parent / "run" / "checkpoints" / "tiny"
+    assert in_own_process("fit", "--config", tiny, TINY_STAGE_DIES_IN="1").returncode == -9
+    (folder / "stage.json").unlink()
+    before = (folder / "last.ckpt").read_bytes()
+    said = ldae("fit", "--config", tiny)
+    assert said.code == 2
+    assert (
+        f"{folder / 'last.ckpt'} must lie beside its record, but {folder / 'stage.json'} is missing"
+        in said.err
+    )
+    assert (folder / "last.ckpt").read_bytes() == before
+    assert ldae("fit", "--config", tiny, "--overwrite", "true").code == 0
+
+
 def test_a_training_without_its_checkpoint_says_that_it_begins_anew(tiny: Path, ldae) -> None:
     run = tiny.parent / "run"
     assert in_own_process("fit", "--config", tiny, TINY_STAGE_DIES_IN="1").returncode == -9

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=told), held(tmp_path / "file" / "out"):
         pytest.fail("made")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_told_by_the_lock_and_leaves_no_folder(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(StorageError, match=r"\.lock"), held(tmp_path / "new" / "out"):
+            pytest.fail("signed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+    with held(tmp_path / "new" / "out"):
+        assert (tmp_path / "new" / "out" / ".lock").is_file()
 
 
 def test_a_lock_that_nobody_signed_is_taken(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ldae.cli.configs import find_config, read_configs
+from ldae.cli.configs import find_config, read_configs, read_yaml
 from ldae.cli.main import main
 from ldae.data.artefact import read_json
 from ldae.evaluation.memory import LiveBytes, measure_need
@@ -68,6 +71,60 @@ def test_recomputing_saves_memory_in_the_autoencoder(demo: dict[str, Any]) -> No
     assert switched.trained == plain.trained
 
 
+CONFIGS = {name: f"demo/{name}.yaml" for name in ("aekl", "ldae_pretrain", "ldae_repr_learn")}
+
+
+def memory_of(configs: Sequence[str | Path]) -> int:
+    return main(["doctor", "--memory", *(word for name in configs for word in ("--config", str(name)))])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("aekl", ("data",), "autoencoder stage cannot be built: data.init_args.size"),
+        ("aekl", ("model", "init_args"), "configuration of autoencoder must hold model.init_args"),
+        ("aekl", ("model", "init_args", "autoencoder"), "autoencoder stage cannot be built: .* KeyError"),
+        ("ldae_pretrain", ("model", "init_args", "unet"), "denoiser stage cannot be built: .* KeyError"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, change: tuple[str, ...], told: str
+) -> None:
+    document = read_yaml(find_config(CONFIGS[name]))
+    place = document
+    for key in change[:-1]:
+        place = place[key]
+    del place[change[-1]]
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    assert (
+        memory_of([tmp_path / f"{name}.yaml" if other == name else path for other, path in CONFIGS.items()])
+        == 2
+    )
+    assert re.search(told, capfd.readouterr().err)
+
+
+def test_channels_that_do_not_fit_together_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {init_args: {unet: {in_channels: 4}}}")
+    paths = list(CONFIGS.values())
+    assert memory_of([*paths[:2], overlay, paths[2]]) == 2
+    assert "denoiser stage cannot be built" in capfd.readouterr().err
+    assert memory_of([overlay, *paths]) == 2
+    assert "with its overlays behind it, got" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_overlay_is_laid_over_the_configuration_before_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny = Path(__file__).resolve().parents[1] / "tiny"
+    pairs = [path for name, demo in CONFIGS.items() for path in (demo, tiny / f"{name}.yaml")]
+    assert memory_of(pairs) == 0
+    assert "scans of 16x24x16" in capfd.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_verb_tells_what_fits_which_card(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     configs = [
@@ -76,7 +133,7 @@ def test_the_verb_tells_what_fits_which_card(tmp_path: Path, capfd: pytest.Captu
         for word in ("--config", f"demo/{name}.yaml")
     ]
     assert main(["doctor", "--memory", *configs, "--out", str(tmp_path)]) == 0
-    assert "16 GB, representation: batch 32; more by accumulation" in capfd.readouterr().out
+    assert "16 GB, representation: batch 32 or more; more by accumulation" in capfd.readouterr().out
     document = read_json(tmp_path / "memory.json")
     assert document["size"] == list(SIZE)
     assert {row["stage"] for row in document["needs"]} == {"autoencoder", "denoiser", "representation"}

@@ -46,6 +46,7 @@ def test_a_volume_that_is_no_number_is_named(
     said = capfd.readouterr().err.splitlines()[-1]
     assert "the loss was nan after batch" in said
     assert f"{row.subject} {row.session} ({row.path})" in said
+    assert "No epoch had been finished." in said
     assert not (run / kind).exists()
 
 
@@ -62,7 +63,9 @@ def test_the_last_good_checkpoint_is_kept(
 
     monkeypatch.setattr(DenoiserStage, "on_train_epoch_start", poisoned)
     assert main(words("ldae_pretrain", run)) == 2
-    assert "after batch 1 of epoch 2" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "after batch 1 of epoch 2" in said
+    assert "The checkpoint of the last good epoch is kept." in said
     saved = torch.load(run / "checkpoints" / "denoiser" / "last.ckpt", weights_only=True)
     assert saved["epoch"] == 0
     assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())

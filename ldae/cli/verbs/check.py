@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         _show(check)
     if args.out:
         write_json(args.out / "check.json", [check.to_dict() for check in checks])
-    return 0
+    refused = any(item.differs and not item.handled for check in checks for item in check.differences)
+    return 2 if refused else 0
 
 
 def _check_cohort(args: argparse.Namespace) -> int:
