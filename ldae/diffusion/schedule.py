@@ -54,6 +54,16 @@ def _cosine_betas(config: ScheduleConfig) -> Tensor:
     return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
 
 
+def betas(config: ScheduleConfig) -> Tensor:
+    """beta_t of a schedule, float64 [T]."""
+    return _linear_betas(config) if config.kind == "linear" else _cosine_betas(config)
+
+
+def signal_variances(config: ScheduleConfig) -> Tensor:
+    """A_t of a schedule, float64 [T], for what float32 is too coarse for."""
+    return torch.cumprod(1 - betas(config), 0)
+
+
 class Schedule(nn.Module):
     """Tables of a noise schedule, built in float64 and kept in float32 whatever dtype the module is cast to.
 
@@ -75,8 +85,7 @@ class Schedule(nn.Module):
         self.config = config or ScheduleConfig()
         if self.config.steps < 2:
             raise InputError(f"schedule steps must be at least 2, got {self.config.steps}.")
-        beta = _linear_betas(self.config) if self.config.kind == "linear" else _cosine_betas(self.config)
-        alpha_bar = torch.cumprod(1 - beta, 0)
+        beta, alpha_bar = betas(self.config), signal_variances(self.config)
         previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
         self.register_buffer("alpha", (1 - beta).float(), persistent=False)
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)

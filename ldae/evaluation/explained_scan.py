@@ -89,7 +89,7 @@ class Explainer:
         if known != width:
             raise InputError(
                 f"An explained head must be fitted on the semantic code alone, {width} numbers, got {head}, "
-                f"fitted on {known}. Fit it without the encoder's depths."
+                f"fitted on {known}. Fit it without --depths and --context."
             )
         check_smooth(fitted.head)
         chosen = class_label(fitted.head, class_named(fitted.head, target_class))

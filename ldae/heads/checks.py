@@ -148,7 +148,7 @@ def check_classes(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]
     classes, encoded = np.unique(targets, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
-            f"y must hold at least two classes, got one class: {classes[0]!r}. Add scans of another class."
+            f"y must hold at least two classes, got one class: {classes.tolist()[0]!r}. Add scans of another."
         )
     return classes, encoded
 
@@ -255,6 +255,18 @@ def check_count(name: str, value: Any, *, least: int, most: float = np.inf) -> N
     if not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, got {value!r}.")
     check_number(name, int(value), least=least, most=most)
+
+
+def check_widths(name: str, value: Any) -> None:
+    """A head's list of widths, which may be empty.
+
+    Raises:
+        InputError: It is no list of whole numbers of at least 1.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise InputError(f"{name} must be a list of whole numbers, got {value!r}.")
+    for width in value:
+        check_count(f"each of {name}", width, least=1)
 
 
 def plain_folds(samples: int, groups: NDArray[Any] | None, *, folds: int, random_state: int | None) -> Folds:

@@ -15,15 +15,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from ldae.errors import CheckpointError
+from ldae.errors import CheckpointError, InputError
 from ldae.heads.checks import (
     Folds,
     check_classes,
     check_count,
     check_groups,
     check_known,
+    check_number,
     check_training,
     check_training_folds,
+    check_widths,
     resolve_positive,
     saved_classes,
     stratified_folds,
@@ -128,8 +130,19 @@ class CodeClassifier(ScoredClassifier, SavedHead):
         return self
 
     def _check_options(self) -> None:
-        """Stops on an option that is not allowed."""
+        """Stops on an option that is not allowed; what many heads have is looked at here."""
         check_count("folds", self.folds, least=2)
+        options = self.get_params(deep=False)
+        for name in ("hidden", "depths"):
+            if options.get(name) is not None:
+                check_widths(name, options[name])
+        for name in ("learning_rate", "weight_decay"):
+            if name in options:
+                check_number(name, options[name], least=0)
+        if options.get("learning_rate", 1) == 0:
+            raise InputError("learning_rate must be above 0, got 0.")
+        if not isinstance(options.get("balanced", False), bool | np.bool_):
+            raise InputError(f"balanced must be True or False, got {options['balanced']!r}.")
 
     @abstractmethod
     def _fit(self, training: TrainingSet) -> None:

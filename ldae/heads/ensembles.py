@@ -257,9 +257,10 @@ class DropoutClassifier(NetworkEnsemble):
 
     def _fit(self, training: TrainingSet) -> None:
         super()._fit(training)
-        thinned = mapping_networks(
-            self.columns_ * self.samples, classes=len(self.classes_), hidden=list(self.hidden)
-        )
+        with seeded(self.seed_):  # its first weights are replaced, but drawn from torch's own generator
+            thinned = mapping_networks(
+                self.columns_ * self.samples, classes=len(self.classes_), hidden=list(self.hidden)
+            )
         self.network_ = for_prediction(_thin(self.network_, thinned, seed=self.seed_))
         self.columns_ = self.columns_ * self.samples
         self.temperatures_ = np.repeat(self.temperatures_, self.samples)

@@ -112,7 +112,7 @@ class EvidentialClassifier(DirichletClassifier):
         context: Number of columns at the end of X that are context, not code; they enter through the
             modulation alone, and may be NaN where unknown. A fitted head also takes codes without them.
         balanced: Weigh classes alike, whatever their number of scans.
-        epochs: Most epochs.
+        epochs: Most epochs; training ends before where the held-out loss no longer falls.
         batch_size: Codes a step.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
@@ -154,7 +154,7 @@ class EvidentialClassifier(DirichletClassifier):
         modulation: bool = False,
         context: int = 0,
         balanced: bool = False,
-        epochs: int = 100,
+        epochs: int = 2000,
         batch_size: int = 128,
         learning_rate: float = 5e-3,
         weight_decay: float = 0.1,
@@ -245,7 +245,9 @@ class EvidentialClassifier(DirichletClassifier):
         check_count("epochs", self.epochs, least=1)
         check_count("batch_size", self.batch_size, least=1)
         if self.context and not self.modulation:
-            check_number("context without modulation", self.context, least=0, most=0)
+            raise InputError(
+                f"context must come with modulation, got {self.context} columns of it alone. Set modulation."
+            )
         super()._check_options()
 
     def _check_context(self, features: NDArray[np.float64]) -> None:

@@ -7,6 +7,7 @@ With concentration alpha, S = sum alpha, one-hot target y and mean p = alpha / S
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -69,7 +70,7 @@ def kl_to_uniform(alpha: Tensor) -> Tensor:
     total = alpha.sum(-1, keepdim=True)
     gathered = torch.lgamma(total[..., 0]) - torch.lgamma(alpha).sum(-1)
     moved = ((alpha - 1) * (torch.digamma(alpha) - torch.digamma(total))).sum(-1)
-    return gathered - torch.lgamma(torch.tensor(float(alpha.shape[-1]))) + moved
+    return gathered - math.lgamma(alpha.shape[-1]) + moved
 
 
 def kl_term(evidence: Tensor, targets: Tensor, *, name: KLName) -> Tensor:

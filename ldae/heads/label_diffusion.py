@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldae.diffusion.schedule import Schedule
+from ldae.diffusion.schedule import ScheduleConfig, signal_variances
 from ldae.errors import InputError
 
 LEVELS = 1000
@@ -28,7 +28,7 @@ LabelModel = Callable[[Tensor, int], Tensor]
 @cache
 def alpha_bar_table() -> Tensor:
     """Signal variance A_t of each level, float64 [T]."""
-    return Schedule().alpha_bar.double()
+    return signal_variances(ScheduleConfig())
 
 
 def noised(residual: Tensor, noise: Tensor, *, alpha_bar: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from ldae.diffusion.schedule import Schedule
+from ldae.diffusion.schedule import ScheduleConfig, signal_variances
 from ldae.heads.checks import Folds
 
 MOST_DIRECTIONS = 64
@@ -59,7 +59,7 @@ class NoiseGauge:
         Args:
             codes: Standardised, with noise of variance (1 - A_t) / A_t upon them.
         """
-        signal = np.append(1.0, Schedule().alpha_bar.double().numpy())
+        signal = np.append(1.0, signal_variances(ScheduleConfig()).numpy())
         axes = np.append(np.ones(len(self.directions)), codes.shape[1] - len(self.directions))
         expected = self.variances + ((1 - signal) / signal)[:, None]
 

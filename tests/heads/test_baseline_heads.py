@@ -220,3 +220,10 @@ def test_breast_cancer_is_told_as_well_as_by_logistic_regression() -> None:
     for name, count in right.items():
         if name != "DepthEnsembleClassifier":  # two views of half of the columns
             assert count > right["regression"] - 0.02 * len(labels), name
+
+
+def test_fitting_leaves_the_random_numbers_of_others_alone() -> None:
+    codes, labels = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    before = torch.get_rng_state()
+    DropoutClassifier(epochs=2).fit(codes, labels)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import dirichlet
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -263,7 +264,14 @@ def test_state_survives_json() -> None:
         ({"evidence": "relu"}, "evidence must be one of exp, softplus"),
         ({"kl_weight": -1}, "kl_weight must be at least 0"),
         ({"context": 9, "modulation": True}, "context must be between 0 and 5"),
-        ({"context": 1}, "context without modulation must be between 0 and 0"),
+        ({"context": 1}, "context must come with modulation, got 1 columns"),
+        ({"hidden": 8}, "hidden must be a list of whole numbers, got 8"),
+        ({"hidden": (8, 0)}, "each of hidden must be at least 1, got 0"),
+        ({"hidden": ("a",)}, "each of hidden must be a whole number, got 'a'"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"learning_rate": -1}, "learning_rate must be at least 0, got -1"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"balanced": "no"}, "balanced must be True or False, got 'no'"),
         ({"folds": 50}, "must have at least 50 samples for 50 folds, got 40"),
         ({"positive_label": "AD"}, "positive_label must be one of the classes"),
     ],
@@ -284,8 +292,21 @@ def test_bad_arrays_are_refused() -> None:
     unknown = np.column_stack([codes, np.full(len(codes), np.nan)])
     with pytest.raises(InputError, match="known of some training scan, got only NaN in column 6 of 7"):
         EvidentialClassifier(modulation=True, context=1).fit(unknown, labels)
-    with pytest.raises(InputError, match="at least two classes, got one class"):
-        EvidentialClassifier().fit(codes, np.zeros(len(codes)))
+    with pytest.raises(InputError, match=r"at least two classes, got one class: 'a'\."):
+        EvidentialClassifier().fit(codes, np.full(len(codes), "a"))
     head = EvidentialClassifier(**QUICK).fit(codes, labels)
     with pytest.raises(InputError, match="X has 5 features, but EvidentialClassifier is expecting 6"):
         head.predict(codes[:, :5])
+
+
+@pytest.mark.parametrize("count", [120, 600])
+def test_few_or_rare_scans_are_learned_to_the_end(count: int) -> None:
+    """Few scans make few steps an epoch; a class of one in ten must not be thought likelier than it is."""
+    generator = np.random.default_rng(5)
+    labels = (generator.random(count + 2000) < 0.1).astype(int)
+    codes = generator.normal(size=(count + 2000, 4))
+    codes[:, 0] += 1.5 * labels
+    head = EvidentialClassifier().fit(codes[:count], labels[:count])
+    reference = LogisticRegression().fit(codes[:count], labels[:count])
+    losses = [log_loss(labels[count:], one.predict_proba(codes[count:])) for one in (head, reference)]
+    assert losses[0] < losses[1] + 0.02

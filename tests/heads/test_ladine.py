@@ -323,3 +323,16 @@ def test_bad_arrays_are_refused(fitted: Any) -> None:
         head.predict(codes[:, :39])
     with pytest.raises(InputError, match="NaN"):
         head.predict(np.full((1, 40), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("depths", "told"), [(6, "depths must be a list"), ([3, 0], "each of depths must be")]
+)
+def test_depths_that_are_no_widths_are_refused(depths: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        LaDiNEClassifier(depths=depths).fit(np.zeros((40, 6)), np.arange(40) % 2)
+
+
+def test_signal_variances_have_the_digits_of_float64() -> None:
+    expected = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    np.testing.assert_allclose(alpha_bar_table().numpy(), expected, rtol=1e-12)
