@@ -57,9 +57,14 @@ def choose_series(header: Mapping[str, Any], *, contrast: str) -> str:
         raise RejectionError("extract", "localiser")
     if set(rules["phase"]) & {*kinds[2:], str(header["component"]).upper()}:
         raise RejectionError("extract", "phase image")
-    made = kinds[:1] == ["DERIVED"] and not set(rules["acquired_kinds"]) & set(kinds)
-    made = made or bool(set(rules["derived_kinds"]) & set(kinds[2:]))
-    if made or "SECONDARY" in kinds[1:2] or _any(rules["derived"], words):
+    acquired = set(rules["acquired_kinds"]) & set(kinds) and not _any(rules["reformat"], words)
+    made = kinds[:1] == ["DERIVED"] and not acquired
+    if (
+        made
+        or set(rules["derived_kinds"]) & set(kinds[2:])
+        or "SECONDARY" in kinds[1:2]
+        or _any(rules["derived"], words)
+    ):
         raise RejectionError("extract", "derived")
     chosen = choose_by_words(words, contrast=contrast) or _by_header(header, contrast)
     _check_agent(words)

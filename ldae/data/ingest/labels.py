@@ -98,7 +98,7 @@ class Vocabulary:
         diagnoses = [pattern for patterns in self.diagnoses.values() for pattern in patterns]
         for pattern in (*diagnoses, *(rf"(?<!\w)(?:{pattern})(?!\w)" for pattern in self.beside)):
             text = re.sub(pattern, " ", text, flags=re.IGNORECASE)
-        return not re.search(r"\w", text)
+        return not re.search(r"\w|>|→", text)
 
 
 def _any(patterns: Sequence[str], text: str) -> bool:

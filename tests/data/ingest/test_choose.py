@@ -115,7 +115,28 @@ def test_header_values_alone_do_not_make_another_contrast_t1w(words: str) -> Non
         choose_series(header(words), contrast="T1w")
 
 
-@pytest.mark.parametrize("words", ["", "head 3d", "Sag 3D FLASH", "brain_volume_1mm"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "t1_mpr_ns_sag_p2_iso_1mm",
+        "t1_mpr_tra",
+        "Sag 3D T1 BRAVO",
+        "t1_mprage_sag_p2_iso",
+        "WIP T1W_3D_TFE SENSE",
+        "Accelerated Sag IR-FSPGR",
+        "T1 SPACE",
+        "t1_vibe_fs",
+        "MPRAGE SENSE2",
+        "t1_mprage_b1filter_norm",
+    ],
+)
+def test_names_of_t1w_are_known(words: str) -> None:
+    assert choose_series(header(words), contrast="T1w") == "name"
+
+
+@pytest.mark.parametrize(
+    "words", ["ADNI MPR", "MPR; GradWarp; N3", "3DT1", "", "head 3d", "Sag 3D FLASH", "brain_volume_1mm"]
+)
 def test_header_values_tell_where_no_word_does(words: str) -> None:
     assert choose_series(header(words), contrast="T1w") == "header"
 
@@ -126,7 +147,7 @@ def test_header_values_tell_where_no_word_does(words: str) -> None:
         ("t1_mprage_sag", ("DERIVED", "PRIMARY", "MPR", "ND", "NORM")),
         ("t1_vibe", ("DERIVED", "PRIMARY", "MIP", "NORM", "DIS2D")),
         ("t1_mprage", ("ORIGINAL", "PRIMARY", "PROJECTION IMAGE", "M")),
-        ("t1_mprage_MPR_tra", ("ORIGINAL", "PRIMARY", "M")),
+        ("t1_mprage_MPR_tra", ("DERIVED", "PRIMARY", "M", "ND", "NORM")),
         ("t1_vibe_MIP_cor", ("ORIGINAL", "PRIMARY", "M")),
         ("t1_mprage", ("DERIVED", "PRIMARY", "M", "ND")),
     ],

@@ -70,6 +70,10 @@ from ldae.errors import InputError
         "Alzheimer risk gene",
         "Neg. for AD",
         "AD (0)",
+        "MCI/dementia",
+        "MCI or dementia",
+        "MCI to Dementia",
+        "Conversion: MCI to Dementia",
         "AD 0",
         "AD n",
         "AD / no",
@@ -115,6 +119,12 @@ def test_what_is_not_sure_stays_empty(text: str) -> None:
         ("amnestic MCI, single domain", "MCI"),
         ("Mild cognitive impairment (amnestic)", "MCI"),
         ("cognitively normal elderly", "CN"),
+        ("NL", "CN"),
+        ("Normal controls", "CN"),
+        ("healthy older adult", "CN"),
+        ("aMCI", "MCI"),
+        ("pMCI", "MCI"),
+        ("EOAD", "AD"),
         ("Subject is cognitively normal.", "CN"),
     ],
 )
@@ -130,6 +140,8 @@ def test_what_is_sure_is_told(text: str, diagnosis: str) -> None:
         "Alzheimer-typisches Muster fehlt",
         "Angst vor Alzheimer",
         "Lacks evidence of AD",
+        "dementia or MCI",
+        "AD → VD",
         "Fails criteria for AD",
         "Less likely AD",
         "Rather FTD than AD",
@@ -142,7 +154,10 @@ def test_a_diagnosis_among_words_that_are_not_known_stays_empty_and_is_told(text
     assert read_vocabulary().read(text) == Label("", unknown=True)
 
 
-@pytest.mark.parametrize("text", ["MCI to CN", "NC/AD", "AD and MCI"])
+@pytest.mark.parametrize(
+    "text",
+    ["MCI to CN", "NC/AD", "AD and MCI", "MCI -> CN", "CN -> MCI", "NL to MCI", "NL to AD"],
+)
 def test_several_diagnoses_conflict(text: str) -> None:
     assert read_vocabulary().read(text).conflict
 
