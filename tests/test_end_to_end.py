@@ -198,6 +198,38 @@ def test_test_measures_the_exported_networks_on_test_scans(
     assert {"ldae_repr_learn right", "ldae_repr_learn shuffled", "ldae_repr_learn none"} <= found.keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        (
+            "ldae_pretrain",
+            ["--model.init_args.prediction", "eps"],
+            "prediction eps (was v). Give test",
+        ),
+        ("aekl", ["--data.init_args.spacing", "[8, 8, 8]"], "data.init_args.spacing [8.0, 8.0, 8.0] (was"),
+        (
+            "aekl",
+            ["--data.init_args.cohort", "SWAPPED"],
+            "cohort changed since. Give test what fit was",
+        ),
+    ],
+)
+def test_test_refuses_what_the_stage_was_not_trained_with(
+    tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, words: list[str], told: str
+) -> None:
+    for part in ("cache", "autoencoder", "denoiser", "latents", "checkpoints", "cohort"):
+        (tmp_path / part).symlink_to(tiny_run / part)
+    frame = read_cohort(tiny_run / "cohort" / "cohort.csv")
+    swapped = frame["split"].map({"train": "test", "test": "train"}).fillna(frame["split"])
+    frame.assign(split=swapped).to_csv(tmp_path / "swapped.csv", index=False)
+    words = [str(tmp_path / "swapped.csv") if word == "SWAPPED" else word for word in words]
+    base = ["--config", f"demo/{name}.yaml", "--config", str(ROOT / "tests" / "tiny" / f"{name}.yaml")]
+    assert main(["test", *base, "--run_dir", str(tmp_path), "--data.init_args.batch_size", "2"]) == 0
+    capfd.readouterr()
+    assert main(["test", *base, "--run_dir", str(tmp_path), *words]) == 2
+    assert told in capfd.readouterr().err
+
+
 def test_fit_again_says_up_to_date(tiny_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, kind in (
         ("aekl", "autoencoder"),

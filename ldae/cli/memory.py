@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,7 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
         size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
     for stage, (_, switch) in STAGES.items():
         for switched in (False, True) if switch else (False,):
-            half = str(documents[stage].get("trainer", {}).get("precision", "32-true")).startswith("bf16")
+            half = str(flatten(documents[stage]).get("trainer.precision", "32-true")).startswith("bf16")
             with _buildable(stage, "the configurations must fit together"):
                 needs += needs_by_batch(
                     stage, models, size=size, batches=BATCHES, switched=switched, half=half
@@ -66,7 +66,7 @@ def _buildable(stage: str, what: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError | CheckpointError):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise InputError(
             f"Networks of the {stage} stage cannot be built: {what}, got {type(error).__name__}: {reason}. "
             "`ldae fit --print_config` with the same files checks every key."
@@ -84,7 +84,11 @@ def _documents(names: Sequence[str]) -> dict[str, Any]:
         if not path and kind:
             documents[kind] = merge(documents[kind], document)
             continue
-        if path not in kinds or kinds[path] in documents:
+        if path in kinds and kinds[path] in documents:
+            raise InputError(
+                f"--config must name one configuration of each stage, got {name} beside another."
+            )
+        if path not in kinds:
             raise InputError(
                 f"--config must name one configuration of each of {', '.join(kinds)}, each with its overlays "
                 f"behind it, got {name} of {path or 'no stage'}."
@@ -94,9 +98,14 @@ def _documents(names: Sequence[str]) -> dict[str, Any]:
     missing = [kind for kind in STAGES if kind not in documents]
     if missing:
         raise InputError(f"--config must also name a configuration of {', '.join(missing)}, got none.")
-    if bare := [kind for kind in STAGES if not isinstance(documents[kind]["model"].get("init_args"), dict)]:
+    if bare := [kind for kind, document in documents.items() if not _has_arguments(document)]:
         raise InputError(f"The configuration of {', '.join(bare)} must hold model.init_args, got none.")
     return documents
+
+
+def _has_arguments(document: Mapping[str, Any]) -> bool:
+    model = document["model"]
+    return isinstance(model, dict) and isinstance(model.get("init_args"), dict)
 
 
 def _advice(needs: Sequence[Need], *, stage: str, card: int) -> dict[str, Any]:

@@ -196,11 +196,18 @@ def find_complete(run_dir: Path, *, request: str, cohort: Path) -> StageFolder |
     return None
 
 
-def mismatch(stage: StageFolder, *, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
+def mismatch(
+    stage: StageFolder,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    free: tuple[str, ...] = (),
+    way_out: str = WAY_OUT,
+) -> str | None:
     """Why the training of this stage cannot go on as asked: a sentence with the way out, or None.
 
     It names the keys of the configuration and the inputs that are not those of the training, or a damaged
-    record.
+    record. Keys that begin with a word of `free` may differ.
     """
     try:
         state = stage.read()
@@ -215,10 +222,13 @@ def mismatch(stage: StageFolder, *, config: Mapping[str, Any], inputs: Mapping[s
             f"{stage.artefact.parent} must be empty or come from fit in this run folder, "
             f"got a component without its record in {stage.folder}. {WAY_OUT}"
         )
-    changed = differences(state.config, config)
-    if changed:
-        return f"The configuration must be the one of {stage.folder}, got {'; '.join(changed)}. {WAY_OUT}"
+    held = [
+        {key: value for key, value in side.items() if not key.startswith(free)}
+        for side in (state.config, config)
+    ]
+    if changed := differences(*held):
+        return f"The configuration must be the one of {stage.folder}, got {'; '.join(changed)}. {way_out}"
     others = sorted(key for key in {*state.inputs, *inputs} if state.inputs.get(key) != inputs.get(key))
     if others:
-        return f"The inputs must be those of {stage.folder}, but {', '.join(others)} changed since. {WAY_OUT}"
+        return f"The inputs must be those of {stage.folder}, but {', '.join(others)} changed since. {way_out}"
     return None

@@ -31,6 +31,8 @@ from ldae.data.spec import PreprocessingSpec
 from ldae.errors import CheckpointError, InputError
 
 OTHER_WEIGHTS = "Error(s) in loading state_dict"
+# What may differ between a training and the judgement of its stage.
+JUDGED_FREELY = ("trainer.", "data.init_args.batch_size", "data.init_args.cohort")
 LEAST = {
     "trainer.accumulate_grad_batches": 1,
     "data.init_args.batch_size": 1,
@@ -78,7 +80,8 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
     """Run a stage's validation or test loop on its last checkpoint.
 
     Raises:
-        InputError: The stage has not been trained in this run folder.
+        InputError: The stage has not been trained in this run folder, or with another configuration, cohort
+            or split: figures of scans that it learned from would look like those of others.
     """
     cli = StageCLI(words)
     _check(cli)
@@ -87,6 +90,12 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
         raise InputError(
             f"{verb} must find a checkpoint, got none at {checkpoint}. Run first: ldae fit with this config."
         )
+    if not cli.config["ckpt_path"] and not cli.fast_dev_run:
+        config = essence(cli.resolved)
+        inputs = gather_inputs(cli.run_dir, cohort=cli.cohort, kind=cli.stage.kind, config=config)
+        way_out = f"Give {verb} what fit was given."
+        if obstacle := mismatch(cli.stage, config=config, inputs=inputs, free=JUDGED_FREELY, way_out=way_out):
+            raise InputError(obstacle)
     cli.build()
     loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
     path = str(checkpoint) if checkpoint.is_file() else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def read_bids(path: Path) -> Table:
         line, labels = known.get(subject, (None, {}))
         visit = sessions.get((subject, session), {})
         merged = {**labels, **{name: cell for name, cell in visit.items() if not is_missing(cell)}}
-        rows.append((line, {"subject": subject, "session": session, "path": str(scan), **_labels(merged)}))
+        rows.append(
+            (line, {"subject": subject, "session": session, "path": os.path.abspath(scan), **_labels(merged)})
+        )
     if not rows:
         raise InputError(
             f"A BIDS folder must hold sub-*/[ses-*/]anat/*_T1w.nii.gz, got none in {root}. "

@@ -81,7 +81,8 @@ class CodeDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the embeddings, which `ldae embed` has made, and check that they are of this run."""
-        if self.datasets:
+        splits = (TRAINED, VALIDATED, *((TESTED,) if stage == TESTED else ()))
+        if self.datasets.keys() >= set(splits):
             return
         path = self.run_dir / EMBEDDINGS
         if not path.is_file():
@@ -97,7 +98,7 @@ class CodeDataModule(LightningDataModule):
             read_json(self.run_dir / "representation" / CONFIG_NAME)["spec"]
         )
         self.classes = self._classes(frame, path)
-        for split in (TRAINED, VALIDATED, *((TESTED,) if stage == TESTED else ())):
+        for split in splits:
             self.datasets[split] = self._dataset(frame[frame["split"] == split], split=split, path=path)
 
     def _check(self, frame: pd.DataFrame) -> None:

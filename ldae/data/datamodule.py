@@ -277,7 +277,8 @@ class LatentDataModule(_CohortDataModule):
         if missing:
             raise InputError(
                 f"latents of {len(missing)} of {len(keys)} scans are missing or stale in "
-                f"{self.store.folder}. Run first: python run_cli.py latents --run_dir {self.run_dir}"
+                f"{self.store.folder}. Run first: python run_cli.py latents --run-dir {self.run_dir} "
+                f"--cohort {self.cohort}"
             )
         mean, sigma = self.store.load(keys)
         return LatentDataset(mean, sigma, VolumeDataset(self.cache, paths) if self.volumes else None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _check_header(image: nib.Nifti1Image, path: Path) -> None:
         )
     if min(image.shape) < 2:
         raise InputError(f"A scan must have at least 2 voxels along each axis, got {image.shape} in {path}.")
-    if int(np.prod(image.shape, dtype=np.int64)) > MOST_VOXELS:
+    if math.prod(map(int, image.shape)) > MOST_VOXELS:
         raise InputError(
             f"A scan must have at most 1024 x 1024 x 1024 voxels, got {' x '.join(map(str, image.shape))} in "
             f"{path}. Resample it, or correct its header."
@@ -173,7 +174,7 @@ def _check_frame(image: nib.Nifti1Image, path: Path) -> None:
 
 def _check_length(image: nib.Nifti1Image, path: Path) -> None:
     """Find files cut short without unpacking them: by size, or by the length that gzip notes at its end."""
-    voxels = int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
+    voxels = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     proxy: Any = image.dataobj
     expected = int(proxy.offset) + voxels
     if path.name.lower().endswith(".gz"):

@@ -105,3 +105,9 @@ def test_folders_that_are_no_study(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text("participant_id,age\nsub-01,70\n")
     with pytest.raises(InputError, match=r"must have a column participant_id.*separated by tabs"):
         read_cohort(tmp_path)
+
+
+def test_a_relative_path_finds_the_scans(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read_cohort(study)
+    monkeypatch.chdir(study.parent)
+    assert read_cohort(study.name)["path"].tolist() == expected["path"].tolist()

@@ -121,6 +121,20 @@ def test_volumes_that_are_refused(tmp_path: Path, voxels: np.ndarray, message: s
     assert "scan.nii.gz" in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(1500, 1500, 1500), (2**31, 2**31, 3), (2**62 + 4, 4, 4)])
+def test_more_voxels_than_any_scan_has_are_refused_before_they_are_read(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    header = nib.Nifti2Header()
+    header.set_data_dtype(np.uint8)
+    header["dim"][:4] = 3, *shape
+    header["pixdim"][1:4] = 1
+    header.set_sform(np.eye(4), code=1)
+    (tmp_path / "scan.nii").write_bytes(header.binaryblock + bytes(1000))
+    with pytest.raises(InputError, match="at most 1024 x 1024 x 1024 voxels, got"):
+        SPEC.apply(tmp_path / "scan.nii")
+
+
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 @pytest.mark.parametrize("keep", [20, 200, 0.5, 0.999])
 def test_files_cut_short(blob: Blob, name: str, keep: float) -> None:

@@ -103,6 +103,7 @@ def test_a_configuration_that_cannot_be_built_is_refused(
     assert re.search(told, capfd.readouterr().err)
 
 
+@pytest.mark.slow
 def test_channels_that_do_not_fit_together_are_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,14 @@ def test_channels_that_do_not_fit_together_are_refused(
     paths = list(CONFIGS.values())
     assert memory_of([*paths[:2], overlay, paths[2]]) == 2
     assert "denoiser stage cannot be built" in capfd.readouterr().err
+    for text, told in (("trainer:", "scans of"), ("model: []", "must hold model.init_args")):
+        overlay.write_text(text)
+        code = memory_of([*paths[:2], overlay, paths[2]])
+        said = capfd.readouterr()
+        assert told in said.out + said.err
+        assert code == (0 if told == "scans of" else 2)
+    assert memory_of([*paths, paths[0]]) == 2
+    assert "got demo/aekl.yaml beside another" in capfd.readouterr().err
     assert memory_of([overlay, *paths]) == 2
     assert "with its overlays behind it, got" in capfd.readouterr().err
 

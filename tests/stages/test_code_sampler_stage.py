@@ -77,7 +77,7 @@ def test_the_best_average_is_exported(run: Path, tmp_path: Path) -> None:
     trainer.validate(stage, datamodule=trainer.datamodule, verbose=False)
     assert extra["loss"] <= float(trainer.callback_metrics["val/loss"]) + 1e-6
     best = {name: value.clone() for name, value in stage.best.state_dict().items()}
-    trainer.test(stage, datamodule=CodeDataModule(run_dir=str(run), batch_size=4), verbose=False)
+    trainer.test(stage, datamodule=trainer.datamodule, verbose=False)
     assert 0 < float(trainer.callback_metrics["test/loss"]) < 10
     assert all(torch.equal(value, best[name]) for name, value in stage.best.state_dict().items())
 

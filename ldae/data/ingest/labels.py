@@ -70,7 +70,7 @@ class Vocabulary:
         """
         found: dict[str, str] = {}
         strange = False
-        for sentence in SENTENCE_END.split(OPEN_LINE.sub(r"\1 ", text.lower())):
+        for sentence in SENTENCE_END.split(OPEN_LINE.sub(r"\1 ", text.lower().replace("_", " "))):
             for diagnosis, patterns in self.diagnoses.items():
                 for words, understood in islice(self._told(patterns, sentence.strip()), MOST_NAMED):
                     if understood:
@@ -132,8 +132,8 @@ def read_vocabulary(path: Path | None = None) -> Vocabulary:
 def _patterns(words: Any) -> tuple[str, ...]:
     """A list of regular expressions; one that matches nothing at all would be found in every text."""
     if not isinstance(words, list):
-        raise TypeError(f"{words!r} is no list")
+        raise TypeError("the patterns are no list")
     for word in words:
-        if word is None or re.search(str(word), ""):
-            raise ValueError(f"the pattern {word!r} is empty")
+        if not isinstance(word, str | int | float) or re.search(str(word), ""):
+            raise ValueError("a pattern is empty or no text")
     return tuple(map(str, words))

@@ -24,7 +24,7 @@ from ldae.data.ingest.extras import need
 from ldae.data.ingest.manifest import Record, RejectionError, Work, count_reasons
 from ldae.data.ingest.mosaic import View, draw_mosaic
 from ldae.data.ingest.pool import each
-from ldae.data.ingest.publish import link, remove_stale
+from ldae.data.ingest.publish import earlier_split, keep_split, link, remove_stale
 from ldae.data.ingest.register import SPACE, TRANSFORMS, Registered, register
 from ldae.data.ingest.review import apply_reviews, keep_reviews, write_page
 from ldae.data.ingest.tables import NO_FACES, write_tables
@@ -128,7 +128,7 @@ def preprocess(
     """
     out = Path(out)
     _check(Path(cohort), out, transform=transform, brain=brain, masks=masks)
-    frame = read_cohort(cohort)
+    frame = read_cohort(cohort, check="table")  # a scan that cannot be read stops itself only
     tasks = _tasks(frame, Path(cohort), masks=masks)
     Work(out).claim({"verb": "preprocess"})
     kept = keep_reviews(Work(out).reviews, reviews)
@@ -138,6 +138,8 @@ def preprocess(
     records = each(partial(_one, way=way), tasks, jobs=jobs, lost=_lost, name="preprocess", progress=progress)
     shown = [record for record in records if record.content]
     review = apply_reviews(records, kept)
+    # masks lie on the grids of the scans before
+    frame = frame.drop(columns=masks) if masks else frame
     return _publish(frame, records, out=out, shown=shown, review=review)
 
 
@@ -323,7 +325,7 @@ def _publish(
     )
     accepted = (table["reason"] == "").to_numpy()
     if good:
-        write_cohort(changed[accepted], out / COHORT)
+        write_cohort(_with_split(changed[accepted], out), out / COHORT)
     else:
         (out / COHORT).unlink(missing_ok=True)
     labels = {name: [getattr(record, name) for record in records] for name in names}
@@ -336,6 +338,14 @@ def _publish(
         rejected=count_reasons(records),
         review=review,
     )
+
+
+def _with_split(frame: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """With the split that was drawn in the results' folder, where the cohort itself has none."""
+    if "split" in frame.columns or not earlier_split(out):
+        return frame
+    words = keep_split(frame.assign(diagnosis=frame["diagnosis"].fillna("")), out, seed=0)
+    return frame if words is None else frame.assign(split=words)
 
 
 def _lay(records: Sequence[Record], out: Path) -> None:

@@ -65,7 +65,7 @@ def publish(records: Sequence[Record], out: Path, *, contrast: str, seed: int) -
     if not taken:
         (out / COHORT).unlink(missing_ok=True)
         return None
-    words = _split(frame, out, seed=seed)
+    words = keep_split(frame, out, seed=seed)
     write_cohort(frame if words is None else frame.assign(split=words), out / COHORT)
     return out / COHORT
 
@@ -75,13 +75,13 @@ def count_faces(records: Iterable[Record]) -> int:
     return sum(record.accepted and not record.facts["brain_extracted"] for record in records)
 
 
-def _split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | None:
+def keep_split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | None:
     """The split, or None where none can be drawn; whoever was in it once keeps its part for good.
 
     What was trained on the train split must never meet its scans again in the test split, because some scans
     were rejected or others came.
     """
-    known = _frozen(out)
+    known = earlier_split(out)
     if not set(frame["diagnosis"]) <= {"", *DIAGNOSES}:
         return None
     if set(frame["subject"]) <= set(known):
@@ -96,7 +96,7 @@ def _split(frame: pd.DataFrame, out: Path, *, seed: int) -> pd.Series[str] | Non
     return words
 
 
-def _frozen(out: Path) -> dict[str, str]:
+def earlier_split(out: Path) -> dict[str, str]:
     """Parts of the subjects of earlier runs; the cohort's own table, perhaps split anew, comes first."""
     kept = Work(out).split
     known: dict[str, str] = read_json(kept) if kept.is_file() else {}

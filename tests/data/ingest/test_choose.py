@@ -127,6 +127,11 @@ def test_header_values_alone_do_not_make_another_contrast_t1w(words: str) -> Non
         "T1 SPACE",
         "t1_vibe_fs",
         "MPRAGE SENSE2",
+        "WIP s3DT1 SENSE",
+        "SAG_BRAVO",
+        "3DT1_TFE_SENSE",
+        "T1w_MPR1_Norm",
+        "T1w_MPR_vNav",
         "t1_mprage_b1filter_norm",
     ],
 )
@@ -135,7 +140,17 @@ def test_names_of_t1w_are_known(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["ADNI MPR", "MPR; GradWarp; N3", "3DT1", "", "head 3d", "Sag 3D FLASH", "brain_volume_1mm"]
+    "words",
+    [
+        "ADNI MPR",
+        "MPR; GradWarp; N3",
+        "3D Structural SENSE",
+        "spgr_3d_ref",
+        "",
+        "head 3d",
+        "Sag 3D FLASH",
+        "brain_volume_1mm",
+    ],
 )
 def test_header_values_tell_where_no_word_does(words: str) -> None:
     assert choose_series(header(words), contrast="T1w") == "header"
@@ -185,6 +200,9 @@ def test_a_phase_image_may_be_told_by_its_component() -> None:
         ("dwi_T2", "T2w"),
         ("Ax T1 FLAIR", "FLAIR"),
         ("t1_flair_sag", "FLAIR"),
+        ("TOF_3D_T1", "T1w"),
+        ("AX T1 DCE VIBE", "T1w"),
+        ("T1w_vNav_setter", "T1w"),
     ],
 )
 def test_names_of_two_contrasts_are_not_taken_for_the_wrong_one(words: str, contrast: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,42 @@ def test_names_are_bids_labels_whatever_the_table_calls_them(
     table.assign(session=["m6", "m-6"]).to_csv(study / "study.csv", index=False)
     with pytest.raises(InputError, match="letters or digits, got sub-002S0413_ses-m6 twice"):
         preprocess(study / "study.csv", tmp_path / "out", spacing=4)
+
+
+def table_of(study: Path, folder: Path, *, subjects: int) -> pd.DataFrame:
+    """The same head under several names."""
+    for number in range(subjects):
+        shutil.copy(study / "scan1.nii.gz", folder / f"p{number}.nii.gz")
+    rows = [[f"p{number}", "1", folder / f"p{number}.nii.gz"] for number in range(subjects)]
+    return pd.DataFrame(rows, columns=["subject", "session", "path"]).assign(diagnosis="CN", age=70)
+
+
+def test_a_damaged_scan_stops_itself_only(study: Path, tmp_path: Path, without_ants: None) -> None:
+    frame = table_of(study, tmp_path, subjects=3)
+    frame.loc[1, "path"] = tmp_path / "cut.nii.gz"
+    frame.loc[2, "path"] = tmp_path / "nowhere.nii.gz"
+    (tmp_path / "cut.nii.gz").write_bytes((study / "scan1.nii.gz").read_bytes()[:1000])
+    frame.to_csv(tmp_path / "cohort.csv", index=False)
+    table = preprocess(tmp_path / "cohort.csv", tmp_path / "out", spacing=4).table.set_index("subject")
+    assert table.loc["sub-p0", "reason"] == ""
+    assert table.loc["sub-p1", "reason"].startswith("failed: ")
+    assert "nowhere.nii.gz" in table.loc["sub-p2", "detail"]
+
+
+def test_a_split_of_the_results_stays(study: Path, tmp_path: Path, without_ants: None) -> None:
+    cohort, out = tmp_path / "cohort.csv", tmp_path / "out"
+    table_of(study, tmp_path, subjects=5).to_csv(cohort, index=False)
+    preprocess(cohort, out, spacing=4)
+    assert "split" not in read_cohort(out / "cohort.csv").columns
+    assert main(["split", "--cohort", str(out / "cohort.csv"), "--seed", "3"]) == 0
+    drawn = read_cohort(out / "cohort.csv").set_index("subject")["split"]
+    preprocess(cohort, out, spacing=4)
+    assert read_cohort(out / "cohort.csv").set_index("subject")["split"].equals(drawn)
+    table_of(study, tmp_path, subjects=6).drop(index=1).to_csv(cohort, index=False)
+    preprocess(cohort, out, spacing=4)
+    again = read_cohort(out / "cohort.csv").set_index("subject")["split"]
+    assert again.loc[["p0", "p2", "p3", "p4"]].equals(drawn.loc[["p0", "p2", "p3", "p4"]])
+    assert again.loc["p5"] in ("train", "val", "cal", "test")
 
 
 def test_a_mask_must_fit_its_scan(study: Path, tmp_path: Path) -> None:
