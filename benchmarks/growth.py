@@ -4,10 +4,13 @@
     python benchmarks/growth.py --out outputs/growth
     TMPDIR=/dev/shm python benchmarks/growth.py      # the same without the disk
 
-Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up: their table is
-read and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all are measured.
-Time is that of the CPU, the kernel's share told apart, the least of five rounds over all sizes; memory is
-measured for each size in a process of its own, after the smallest. Writes growth.png and growth.json.
+Volumes go through the demo's autoencoder once to a latent and back. Cohorts are made up beforehand: their
+table is read, checked and split, and for each scan latents of 3x8x10x8 are stored and the statistics of all
+are measured. Time is that of the CPU, the kernel's share told apart, the least of five rounds over all sizes;
+memory is measured for each size in a process of its own, after the smallest. Nothing is deleted before the
+end: ext4 passes over the places of files deleted in the last minutes one by one, so that files written after
+thousands were deleted cost the kernel several times as much. Writes growth.png and growth.json. What whole
+commands take, `cohort_size.py` measures.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,7 @@ from turns import Result, tell
 
 from ldae.data.cohort import read_cohort, write_cohort
 from ldae.data.latents import LatentStore
-from ldae.data.split import split_subjects
+from ldae.data.split import split_hash, split_subjects
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.blocks import to_channels_last
 
@@ -48,33 +52,37 @@ def one_volume(size: tuple[int, int, int]) -> None:
         net.decode(net.encode(torch.rand(1, 1, *size))[0])
 
 
-def cohort_table(scans: int) -> None:
-    """Write, read and split a cohort."""
+def write_cohorts(folder: Path) -> None:
+    """Cohorts of all sizes."""
     random = np.random.default_rng(0)
-    frame = pd.DataFrame(
-        {
-            "subject": [f"sub-{number:05d}" for number in range(scans)],
-            "session": "1",
-            "path": [f"/scans/{number}.nii.gz" for number in range(scans)],
-            "diagnosis": random.choice(["CN", "MCI", "AD"], scans),
-            "age": random.uniform(55, 90, scans),
-        }
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cohort.csv"
-        write_cohort(frame, path)
-        split_subjects(read_cohort(path, check="table"), seed=0)
+    for scans in COHORTS:
+        frame = pd.DataFrame(
+            {
+                "subject": [f"sub-{number:05d}" for number in range(scans)],
+                "session": "1",
+                "path": [f"/scans/{number}.nii.gz" for number in range(scans)],
+                "diagnosis": random.choice(["CN", "MCI", "AD"], scans),
+                "age": random.uniform(55, 90, scans),
+            }
+        )
+        write_cohort(frame, folder / f"{scans}.csv")
 
 
-def latent_store(scans: int) -> None:
+def cohort_table(scans: int, *, folder: Path) -> None:
+    """Read, check and split a cohort."""
+    frame = read_cohort(folder / f"{scans}.csv", check="table")
+    frame["split"] = split_subjects(frame, seed=0)
+    split_hash(frame)
+
+
+def latent_store(scans: int, *, folder: Path) -> None:
     """Store latents and measure their statistics."""
     generator = torch.Generator().manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        store = LatentStore(folder, autoencoder="a", spec="b")
-        keys = [f"{number:032d}" for number in range(scans)]
-        for key in keys:
-            store.write(key, torch.randn(LATENT, generator=generator), torch.ones(LATENT))
-        store.compute_stats(keys)
+    store = LatentStore(tempfile.mkdtemp(dir=folder), autoencoder="a", spec="b")
+    keys = [f"{number:032d}" for number in range(scans)]
+    for key in keys:
+        store.write(key, torch.randn(LATENT, generator=generator), torch.ones(LATENT))
+    store.compute_stats(keys)
 
 
 def seconds_in_turns(work: Callable[[Any], None], sizes: Sequence[Any]) -> list[tuple[float, float]]:
@@ -101,7 +109,8 @@ def _memory(work: Callable[[Any], None], size: Any, smallest: Any) -> float:
 
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    # spawned: what a forked process finds free in its parent's memory would not be counted
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return pool.apply(function, arguments)
 
 
@@ -147,11 +156,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     voxels = [float(np.prod(size)) for size in SIZES]
-    curves: dict[str, tuple[Sequence[float], list[tuple[float, float, float]]]] = {
-        "autoencoder": (voxels, measure(one_volume, SIZES)),
-        "cohort table": (COHORTS, measure(cohort_table, COHORTS)),
-        "latent store": (COHORTS, measure(latent_store, COHORTS)),
-    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_cohorts(folder)
+        curves: dict[str, tuple[Sequence[float], list[tuple[float, float, float]]]] = {
+            "autoencoder": (voxels, measure(one_volume, SIZES)),
+            "cohort table": (COHORTS, measure(partial(cohort_table, folder=folder), COHORTS)),
+            "latent store": (COHORTS, measure(partial(latent_store, folder=folder), COHORTS)),
+        }
     draw(curves, args.out / "growth.png")
     result: Result = {
         name: {

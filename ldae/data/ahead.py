@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -11,19 +12,22 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-def read_ahead(read: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
-    """What `read` makes of each item, in order; the next one is read while the caller works on this one.
+def read_ahead(
+    read: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, jobs: int = 1
+) -> Iterator[ResultT]:
+    """What `read` makes of each item, in order; the next ones are read while the caller works on this one.
+
+    Only one item more than there are threads is under way or waiting, however many there are.
 
     Example:
         >>> list(read_ahead(str.upper, ["a", "b"]))
         ['A', 'B']
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        current: Future[ResultT] | None = None
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        under_way: deque[Future[ResultT]] = deque()
         for item in items:
-            following = pool.submit(read, item)
-            if current is not None:
-                yield current.result()
-            current = following
-        if current is not None:
-            yield current.result()
+            under_way.append(pool.submit(read, item))
+            if len(under_way) > jobs:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ldae.data.table import Fault, Table, is_missing, read_table
@@ -125,5 +126,5 @@ def _report_gaps(root: Path, known: Mapping[str, object], scanned: set[str]) -> 
 
 def _as_table(rows: list[tuple[int | None, Record]], faults: list[Fault]) -> Table:
     header = list(dict.fromkeys(name for _, row in rows for name in row))
-    cells = [tuple(row.get(name, "") for name in header) for _, row in rows]
-    return Table(header, cells, [line or 0 for line, _ in rows], faults)
+    table = Table.of(header, ((line or 0, [row.get(name, "") for name in header]) for line, row in rows))
+    return replace(table, faults=faults)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ldae.data.ahead import read_ahead
 from ldae.data.artefact import atomic_path, clear_partials, read_json, sha256_bytes, whole, write_json
 from ldae.data.nifti import Geometry
 from ldae.data.spec import Intensity, PreprocessingSpec
@@ -77,13 +79,12 @@ class VolumeCache:
             return
         clear_partials(self.folder)
         logger.info("Preprocessing %d of %d scans into %s", len(missing), len(paths), self.folder)
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            outcomes = pool.map(self._attempt, missing)
-            faults = [
-                fault
-                for fault in tqdm(outcomes, total=len(missing), desc="preprocess", disable=not progress)
-                if fault
-            ]
+        outcomes = read_ahead(self._attempt, missing, jobs=jobs)
+        faults = [
+            fault
+            for fault in tqdm(outcomes, total=len(missing), desc="preprocess", disable=not progress)
+            if fault
+        ]
         if faults:
             raise InputError(
                 f"{len(faults)} of {len(paths)} scans cannot be preprocessed:\n" + "\n".join(faults)
@@ -177,6 +178,25 @@ class VolumeCache:
         )
         with atomic_path(array) as temporary:
             np.save(temporary, found.voxels.astype(np.float16), allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class CachedVolumes(Sequence[NDArray[np.float16]]):
+    """Volumes of some scans [X, Y, Z], each mapped when it is asked for: a map keeps its file open.
+
+    Attributes:
+        cache: Where they lie.
+        paths: The scans.
+    """
+
+    cache: VolumeCache
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.cache.volume(self.paths[place])
 
 
 def _damaged(entry: Path, reason: str) -> CheckpointError:

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from ldae.data.artefact import atomic_path
 from ldae.data.bids import is_bids, read_bids
 from ldae.data.nifti import open_scan, read_voxels
-from ldae.data.split import SPLITS
-from ldae.data.table import CohortError, Fault, Table, is_missing, plain_column, read_table
+from ldae.data.split import SPLITS, leaking_subjects, unknown_words
+from ldae.data.table import CohortError, Fault, Table, change_cells, is_missing, plain_column, read_table
 from ldae.errors import InputError
 
 __all__ = ["COLUMNS", "DIAGNOSES", "SPLITS", "CohortError", "Fault", "read_cohort", "write_cohort"]
@@ -68,7 +69,7 @@ def read_cohort(
         raise CohortError(path, [*_missing_columns(missing, table.header), *table.faults])
     base = path if path.is_dir() else path.parent
     frame = _frame(table, base)
-    lines = pd.Series(table.lines, dtype=int)
+    lines = table.lines
     faults = [*table.faults, *_cell_faults(table, diagnoses), *_duplicates(frame, lines)]
     if "split" in table.header and not ignore_split:
         faults += _split_faults(frame, lines)
@@ -89,10 +90,14 @@ def write_cohort(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a cohort as CSV, atomically; paths under the CSV's folder become relative to it."""
     path = Path(path)
     base = Path(os.path.abspath(path.parent))
-    paths = [Path(os.path.abspath(cell)) for cell in frame["path"]]
-    short = [scan.relative_to(base) if scan.is_relative_to(base) else scan for scan in paths]
+    paths = change_cells(frame["path"], lambda cell: _relative(cell, base))
     with atomic_path(path) as temporary:
-        frame.assign(path=[str(scan) for scan in short]).to_csv(temporary, index=False)
+        frame.assign(path=paths.set_axis(frame.index)).to_csv(temporary, index=False)
+
+
+def _relative(path: str, base: Path) -> str:
+    scan = Path(os.path.abspath(path))
+    return str(scan.relative_to(base) if scan.is_relative_to(base) else scan)
 
 
 def _missing_columns(missing: Sequence[str], header: Sequence[str]) -> Iterator[Fault]:
@@ -105,12 +110,12 @@ def _frame(table: Table, base: Path) -> pd.DataFrame:
     """The table with its own types; cells that break a rule are in it as they are."""
     columns = {name: plain_column(table.column(name)) for name in table.header if name not in COLUMNS}
     for name in ("subject", "session"):
-        columns[name] = pd.Series([cell.strip() for cell in table.column(name)], dtype="str")
-    columns["path"] = pd.Series([_absolute(cell, base) for cell in table.column("path")], dtype="str")
-    columns["diagnosis"] = pd.Series(
-        [None if is_missing(cell) else cell.strip() for cell in table.column("diagnosis")], dtype="str"
+        columns[name] = change_cells(table.column(name), str.strip)
+    columns["path"] = change_cells(table.column("path"), lambda cell: _absolute(cell, base))
+    columns["diagnosis"] = change_cells(
+        table.column("diagnosis"), lambda cell: None if is_missing(cell) else cell.strip()
     )
-    columns["age"] = pd.Series([_number(cell) for cell in table.column("age")], dtype=float)
+    columns["age"] = change_cells(table.column("age"), _number, dtype="float64")
     return pd.DataFrame({name: columns[name] for name in table.header})
 
 
@@ -126,8 +131,8 @@ def _number(cell: str) -> float:
 
 
 def _cell_faults(table: Table, diagnoses: Sequence[str]) -> Iterator[Fault]:
-    columns = [table.column(name) for name in COLUMNS]
-    for line, subject, session, path, diagnosis, age in zip(table.lines, *columns, strict=True):
+    rows = table.cells[list(COLUMNS)].itertuples(index=False, name=None)
+    for line, (subject, session, path, diagnosis, age) in zip(table.lines, rows, strict=True):
         for name, cell in (("subject", subject), ("session", session), ("path", path)):
             if is_missing(cell):
                 advice = "; write 1 where there is one session only" if name == "session" else ""
@@ -148,8 +153,12 @@ def _age_fault(cell: str) -> str:
     return ""
 
 
-def _duplicates(frame: pd.DataFrame, lines: pd.Series) -> Iterator[Fault]:
+def _duplicates(frame: pd.DataFrame, lines: Sequence[int]) -> Iterator[Fault]:
     """The same visit or the same file twice, told at the later row."""
+    if _are_distinct(zip(frame["subject"], frame["session"], strict=True)) and _are_distinct(
+        map(os.path.realpath, frame["path"])
+    ):
+        return  # told by numbers: names of all visits and files would be most of what a cohort takes
     visits: dict[tuple[str, str], tuple[int, str]] = {}
     files: dict[str, int] = {}
     for line, subject, session, path in zip(
@@ -170,8 +179,16 @@ def _duplicates(frame: pd.DataFrame, lines: pd.Series) -> Iterator[Fault]:
             )
 
 
-def _split_faults(frame: pd.DataFrame, lines: pd.Series) -> Iterator[Fault]:
+def _are_distinct(items: Iterable[Hashable]) -> bool:
+    """Whether there is nothing twice among them; two that only have the same hash count as one."""
+    hashes = np.fromiter(map(hash, items), dtype=np.int64)
+    return len(np.unique(hashes)) == len(hashes)
+
+
+def _split_faults(frame: pd.DataFrame, lines: Sequence[int]) -> Iterator[Fault]:
     """Unknown words and subjects in two splits, told at the row that disagrees with an earlier one."""
+    if not unknown_words(frame) and not leaking_subjects(frame):
+        return
     first: dict[str, tuple[str, int]] = {}
     for line, subject, word in zip(
         lines, frame["subject"], frame["split"].fillna("").astype(str), strict=True
@@ -193,7 +210,7 @@ def _split_faults(frame: pd.DataFrame, lines: pd.Series) -> Iterator[Fault]:
 
 def _scan_faults(
     frame: pd.DataFrame,
-    lines: pd.Series,
+    lines: Sequence[int],
     *,
     voxels: bool,
     trusted: Callable[[Path], bool] | None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from ldae.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow
     from numpy.typing import NDArray
 
 CODE_COLUMN = re.compile(r"y_\d{3,}")
@@ -65,22 +68,51 @@ def read_embeddings(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: There is no such file.
         CheckpointError: It is no embeddings table.
     """
-    import pyarrow
     from pyarrow import parquet
 
     path = Path(path)
+    with _readable(path):
+        table = parquet.read_table(path)
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs = {**_notes(table.schema, path), "path": str(path)}
+    return frame
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """What `read_embeddings` tells as `attrs` of a table that can be read, which is gone through in parts.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is no embeddings table.
+    """
+    from pyarrow import parquet
+
+    path = Path(path)
+    with _readable(path), parquet.ParquetFile(path) as stream:
+        for _ in stream.iter_batches():
+            pass
+        return _notes(stream.schema_arrow, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: embeddings must be a file that `ldae embed` wrote.")
     try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
+        yield
+    except PermissionError:
+        raise
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise CheckpointError(f"{path} must be a Parquet file, but reading it failed: {error}.") from error
-    metadata = (table.schema.metadata or {}).get(METADATA_KEY)
+
+
+def _notes(schema: pyarrow.Schema, path: Path) -> dict[str, Any]:
+    metadata = (schema.metadata or {}).get(METADATA_KEY)
     if metadata is None:
         raise CheckpointError(f"{path} must be a table that `ldae embed` wrote, got one without its hashes.")
-    frame: pd.DataFrame = table.to_pandas()
-    frame.attrs = {**json.loads(metadata), "path": str(path)}
-    return frame
+    return dict(json.loads(metadata))
 
 
 def check_embeddings(frame: pd.DataFrame, *, pipeline: str, folder: str | Path) -> None:

@@ -103,11 +103,27 @@ class LatentStore:
         return tensors["mean"], tensors["sigma"]
 
     def load(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Posterior means and sigmas of many scans, float32 [N, C, h, w, d], in memory."""
+        """Posterior means and sigmas of many scans, float32 [N, C, h, w, d], in memory.
+
+        Raises:
+            InputError: There are no keys.
+            FileNotFoundError: Some are not in the store.
+            CheckpointError: Some are damaged, belong to another autoencoder or spec, or have another shape.
+        """
         if not keys:
             raise InputError(f"At least one scan's latents must be asked for, got none from {self.folder}.")
-        pairs = [self.read(key) for key in keys]
-        return torch.stack([mean for mean, _ in pairs]), torch.stack([sigma for _, sigma in pairs])
+        shape = self.read(keys[0])[0].shape
+        means, sigmas = torch.empty(len(keys), *shape), torch.empty(len(keys), *shape)
+        for place, key in enumerate(keys):
+            # one by one into their places: a list of them to be stacked would take the room twice
+            mean, sigma = self.read(key)
+            if not mean.shape == sigma.shape == shape:
+                raise CheckpointError(
+                    f"Latents of one autoencoder must all be {tuple(shape)}, got {tuple(mean.shape)} and "
+                    f"{tuple(sigma.shape)} in {self._file(key)}. Run again: ldae latents --overwrite"
+                )
+            means[place], sigmas[place] = mean, sigma
+        return means, sigmas
 
     def write_index(self, frame: pd.DataFrame, split: str) -> None:
         """Write index.csv and store.json.

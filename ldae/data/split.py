@@ -90,25 +90,30 @@ def split_subjects(
         ranked = sorted(set(members) - set(known), key=lambda subject: _draw(subject, seed))
         # words are left over where another part holds more known subjects than its share
         chosen.update(zip(ranked, words, strict=False))
-    return frame["subject"].map(chosen | dict(known)).rename("split")
+    chosen.update(known)
+    return frame["subject"].map(chosen).rename("split")
 
 
-def _draw(subject: str, seed: int) -> str:
+def _draw(subject: str, seed: int) -> bytes:
     """A subject's rank: a hash, so that it depends neither on the others nor on a generator's version."""
-    return hashlib.sha256(f"{seed}\t{subject}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}\t{subject}".encode()).digest()
 
 
 def _strata(frame: pd.DataFrame) -> list[list[str]]:
     """Subjects grouped by the diagnosis of their first session."""
-    first: dict[str, tuple[tuple[tuple[int, int, str], ...], str]] = {}
-    for subject, session, diagnosis in zip(
-        frame["subject"], frame["session"], frame["diagnosis"].fillna(""), strict=True
-    ):
-        visit = (natural_key(str(session)), str(diagnosis))
-        first[subject] = min(first.get(subject, visit), visit)
+    sessions, diagnoses = frame["session"], frame["diagnosis"].fillna("")
+
+    def visit(place: int) -> tuple[tuple[tuple[int, int, str], ...], str]:
+        return natural_key(str(sessions.iat[place])), str(diagnoses.iat[place])
+
+    first: dict[str, int] = {}
+    for place, subject in enumerate(frame["subject"]):
+        other = first.setdefault(subject, place)
+        if other != place:
+            first[subject] = min(other, place, key=visit)
     groups: dict[str, list[str]] = {}
-    for subject, (_, diagnosis) in first.items():
-        groups.setdefault(diagnosis, []).append(subject)
+    for subject, place in first.items():
+        groups.setdefault(str(diagnoses.iat[place]), []).append(subject)
     return [groups[diagnosis] for diagnosis in sorted(groups)]
 
 
@@ -151,14 +156,12 @@ def check_split(frame: pd.DataFrame) -> None:
         raise InputError(
             f"A cohort must have a split column, got none in {path}. {SPLIT_ADVICE.format(path=path)}"
         )
-    unknown = sorted(set(frame["split"].fillna("").astype(str)) - set(SPLITS))
-    if unknown:
+    if unknown := unknown_words(frame):
         raise InputError(
             f"split must be one of {', '.join(SPLITS)}, got {', '.join(map(repr, unknown[:5]))} in {path}. "
             f"Correct the column, or draw it anew: ldae split --cohort {path} --overwrite"
         )
-    words = frame.groupby("subject")["split"].agg(lambda values: sorted(set(values)))
-    leaks = [f"{subject} ({' and '.join(found)})" for subject, found in words.items() if len(found) > 1]
+    leaks = [f"{subject} ({' and '.join(found)})" for subject, found in leaking_subjects(frame).items()]
     if leaks:
         more = f" and {len(leaks) - 10} more" if len(leaks) > 10 else ""
         raise InputError(
@@ -168,6 +171,18 @@ def check_split(frame: pd.DataFrame) -> None:
         )
 
 
+def unknown_words(frame: pd.DataFrame) -> list[str]:
+    """What the split column holds beside the four words, sorted."""
+    return sorted(set(frame["split"].fillna("").astype(str).unique()) - set(SPLITS))
+
+
+def leaking_subjects(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Subjects that are in several splits, each with its splits, sorted."""
+    places = frame[["subject", "split"]].drop_duplicates()
+    several = places[places["subject"].duplicated(keep=False)].sort_values(["subject", "split"])
+    return {str(subject): list(words) for subject, words in several.groupby("subject")["split"]}
+
+
 def split_hash(frame: pd.DataFrame) -> str:
     """Hash of who is in which split, the same for any order of rows and any other column.
 
@@ -175,10 +190,11 @@ def split_hash(frame: pd.DataFrame) -> str:
         InputError: The split is missing or leaks, see `check_split`.
     """
     check_split(frame)
-    lines = sorted(
-        {f"{subject}\t{word}" for subject, word in zip(frame["subject"], frame["split"], strict=True)}
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = (frame["subject"].astype(str) + "\t" + frame["split"].astype(str)).drop_duplicates()
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines.sort_values()):
+        digest.update(f"\n{line}".encode() if number else line.encode())
+    return digest.hexdigest()
 
 
 def freeze_split(

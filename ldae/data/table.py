@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, islice
+from operator import not_
 from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 import pandas as pd
 
@@ -18,6 +20,8 @@ from ldae.errors import InputError
 
 # As BIDS writes it, and as tables from spreadsheets and pandas often do.
 MISSING = frozenset({"", "n/a", "na", "nan"})
+CHUNK = 1000
+ItemT = TypeVar("ItemT")
 NUMBER = re.compile(r"[-+]?(0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?")
 
 
@@ -63,32 +67,53 @@ class Table:
     """Text cells of a delimited file.
 
     Attributes:
-        header: Names of the columns.
-        rows: Cells, as many in each row as there are columns.
+        cells: A column of text for each of the file's, as many cells in each as there are rows.
         lines: Line of the file on which each row ends; the header is line 1.
         faults: Rows left out because they have too many or too few cells.
         ending: How its lines end.
     """
 
-    header: list[str]
-    rows: list[tuple[str, ...]]
-    lines: list[int]
+    cells: pd.DataFrame
+    lines: Sequence[int]
     faults: list[Fault]
     ending: str = "\n"
 
-    def column(self, name: str) -> list[str]:
+    @classmethod
+    def of(cls, header: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]]) -> Table:
+        """A table from its columns' names and, for each row, line and cells.
+
+        Rows are taken a chunk at a time: as Python's text, a scan's cells take five times the room.
+        """
+        lines, faults = array("q"), []
+        parts = [pd.DataFrame({name: [] for name in header}, dtype="str")]
+        for chunk in _chunks(rows):
+            whole = [row for row in chunk if len(row[1]) == len(header)]
+            lines.extend(line for line, _ in whole)
+            parts.append(pd.DataFrame([cells for _, cells in whole], columns=list(header), dtype="str"))
+            faults += [
+                Fault(line, None, f"must have {len(header)} cells as the header has, got {len(cells)}")
+                for line, cells in chunk
+                if len(cells) != len(header)
+            ]
+        return cls(pd.concat(parts, ignore_index=True), lines, faults)
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.cells.columns)
+
+    @property
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The cells of each row."""
+        yield from self.cells.itertuples(index=False, name=None)
+
+    def column(self, name: str) -> pd.Series[str]:
         """All cells of a column."""
-        place = self.header.index(name)
-        return [row[place] for row in self.rows]
+        return self.cells[name]
 
     def with_column(self, name: str, cells: Sequence[str]) -> Table:
         """The table with a column added at the end, or replaced where it stands."""
-        if name not in self.header:
-            rows = [(*row, cell) for row, cell in zip(self.rows, cells, strict=True)]
-            return replace(self, header=[*self.header, name], rows=rows)
-        place = self.header.index(name)
-        rows = [(*row[:place], cell, *row[place + 1 :]) for row, cell in zip(self.rows, cells, strict=True)]
-        return replace(self, rows=rows)
+        return replace(self, cells=self.cells.assign(**{name: pd.Series(cells, dtype="str")}))
 
 
 def table_path(cohort: Path) -> Path:
@@ -110,37 +135,20 @@ def read_table(path: Path, *, what: str = "A cohort") -> Table:
     if not path.is_file():
         forms = "a CSV file or a BIDS folder" if what == "A cohort" else "a CSV or TSV file"
         raise FileNotFoundError(f"{what} must be {forms}, got {path}, which does not exist.")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise InputError(
-            f"{what} must be a CSV file in UTF-8, got binary data in {path}. Export the table as CSV."
-        )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path), strict=True)
-    lines: list[int] = []
-    rows: list[tuple[str, ...]] = []  # not lists: tuples of text cost the garbage collector nothing
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                lines.append(reader.line_num)
-                rows.append(tuple(cells))
-    except csv.Error as error:
-        raise InputError(
-            f"{what} must be a CSV file, got {path}: line {reader.line_num}: {error}."
-        ) from error
-    if not rows:
-        raise InputError(f"{what} must have a header and rows, got an empty file {path}.")
-    header = [cell.strip() for cell in rows[0]]
-    if "" in header or len(set(header)) < len(header):
-        # not quoted: without a header line these are the first person's data
-        raise InputError(
-            f"Columns must have names, each its own, got an empty or repeated one in {path}. Correct the "
-            "first line."
-        )
-    return replace(_table(header, rows[1:], lines[1:]), ending="\r\n" if "\r\n" in text else "\n")
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        rows = _rows(stream, path=path, what=what)
+        _, first = next(rows, (0, []))
+        if not first:
+            raise InputError(f"{what} must have a header and rows, got an empty file {path}.")
+        header = [cell.strip() for cell in first]
+        if "" in header or len(set(header)) < len(header):
+            # not quoted: without a header line these are the first person's data
+            raise InputError(
+                f"Columns must have names, each its own, got an empty or repeated one in {path}. Correct the "
+                "first line."
+            )
+        table = Table.of(header, rows)
+        return replace(table, ending="\r\n" if "\r\n" in (stream.newlines or "") else "\n")
 
 
 def read_whole_table(path: Path, *, what: str) -> Table:
@@ -169,14 +177,36 @@ def _delimiter(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def _table(header: list[str], rows: list[tuple[str, ...]], lines: list[int]) -> Table:
-    whole = [len(cells) == len(header) for cells in rows]
-    faults = [
-        Fault(line, None, f"must have {len(header)} cells as the header has, got {len(cells)}")
-        for line, cells, kept in zip(lines, rows, whole, strict=True)
-        if not kept
-    ]
-    return Table(header, list(compress(rows, whole)), list(compress(lines, whole)), faults)
+def _rows(stream: TextIO, *, path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of every row that is not empty."""
+    reader = csv.reader(_text(stream, path=path, what=what), delimiter=_delimiter(path), strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise InputError(
+            f"{what} must be a CSV file, got {path}: line {reader.line_num}: {error}."
+        ) from error
+
+
+def _text(stream: TextIO, *, path: Path, what: str) -> Iterator[str]:
+    binary = InputError(
+        f"{what} must be a CSV file in UTF-8, got binary data in {path}. Export the table as CSV."
+    )
+    try:
+        for line in stream:
+            if "\0" in line:
+                raise binary
+            yield line
+    except UnicodeDecodeError as error:
+        raise binary from error
+
+
+def _chunks(items: Iterable[ItemT]) -> Iterator[list[ItemT]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
 
 
 def write_table(path: Path, table: Table) -> None:
@@ -191,11 +221,21 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING
 
 
-def plain_column(cells: Sequence[str]) -> pd.Series:
+def change_cells(cells: pd.Series[str], change: Callable[[str], Any], *, dtype: str = "str") -> pd.Series:
+    """A column with `change` made to every cell; None is a missing value."""
+    parts = [pd.Series([change(cell) for cell in chunk], dtype=dtype) for chunk in _chunks(cells)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.Series([], dtype=dtype)
+
+
+def plain_column(cells: pd.Series[str]) -> pd.Series:
     """Cells as numbers where all of them are (gaps allowed), else as text; codes such as "007" stay text."""
-    stripped = [cell.strip() for cell in cells]
-    filled = [cell for cell in stripped if not is_missing(cell)]
-    if filled and all(NUMBER.fullmatch(cell) and any(map(str.isdigit, cell)) for cell in filled):
-        numbers = pd.Series([None if is_missing(cell) else cell for cell in stripped], dtype=object)
+    missing = [is_missing(cell) for cell in cells]
+    if not all(missing) and all(map(_is_number, compress(cells, map(not_, missing)))):
+        numbers = cells.str.strip().astype(object).mask(missing, None)
         return pd.to_numeric(numbers)
-    return pd.Series([None if cell in ("", "n/a") else cell for cell in cells], dtype="str")
+    return change_cells(cells, lambda cell: None if cell in ("", "n/a") else cell)
+
+
+def _is_number(cell: str) -> bool:
+    text = cell.strip()
+    return NUMBER.fullmatch(text) is not None and any(map(str.isdigit, text))

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,24 +18,28 @@ if TYPE_CHECKING:
 
 ORACLE_COLUMNS = ("subject", "split", "diagnosis", "age", "ventricle_ml")
 ORACLE_C = 1.0
+OVERSAMPLING = 10  # directions beyond those that are wanted
+POWER_ITERATIONS = 6
+FAINT = 1e-6  # of the strongest component: what is fainter is rounding
+BLOCK_VOXELS = 2**24
+
+Volumes = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 
 
 def voxel_pca_features(
-    train_volumes: NDArray[np.floating],
-    volumes: NDArray[np.floating],
-    *,
-    n_features: int,
-    seed: int = 0,
+    train_volumes: Volumes, volumes: Volumes, *, n_features: int, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Principal components of the voxels, fitted on training scans only.
 
-    The same probe on these features is what a semantic code of the same length has to beat.
+    The same probe on these features is what a semantic code of the same length has to beat. Volumes are gone
+    through several times, some at a time, by randomised subspace iteration (Halko, Martinsson and Tropp 2011,
+    algorithms 4.4 and 5.1): room is taken for `n_features` volumes, however many scans there are.
 
     Args:
         train_volumes: Training volumes [N, X, Y, Z].
         volumes: Other volumes [M, X, Y, Z].
         n_features: Number of components.
-        seed: Seed of the randomised decomposition (Halko et al. 2011).
+        seed: Seed of the directions that the iteration starts from.
 
     Returns:
         Features of the training scans [N, n_features] and of the others [M, n_features].
@@ -40,19 +47,62 @@ def voxel_pca_features(
     Raises:
         InputError: More components than training scans, or volumes of two sizes.
     """
-    from sklearn.decomposition import PCA
-
-    if train_volumes.shape[1:] != volumes.shape[1:]:
-        raise InputError(
-            f"Volumes must have one size, got {train_volumes.shape[1:]} for training and {volumes.shape[1:]}."
-        )
     if n_features > len(train_volumes):
         raise InputError(
             f"n_features must be at most the {len(train_volumes)} training scans, got {n_features}."
         )
-    model = PCA(n_features, svd_solver="randomized", random_state=seed)
-    train = model.fit_transform(_rows(train_volumes))
-    return train.astype(np.float32), model.transform(_rows(volumes)).astype(np.float32)
+    shape = train_volumes[0].shape
+    mean = np.zeros(math.prod(shape), dtype=np.float64)
+    for rows in _blocks(train_volumes, shape=shape):
+        mean += rows.sum(axis=0, dtype=np.float64) / len(train_volumes)
+    train = _Centred(train_volumes, shape, mean.astype(np.float32))
+    width = min(n_features + OVERSAMPLING, len(train_volumes))
+    scans = np.random.default_rng(seed).standard_normal((len(train_volumes), width)).astype(np.float32)
+    for _ in range(POWER_ITERATIONS):
+        scans = np.linalg.qr(train.times(train.transposed_times(scans)))[0]
+    # with orthonormal directions q of the scans X is nearly q (X^T q)^T, a small problem
+    axes = train.transposed_times(scans)
+    squares, turn = np.linalg.eigh((axes.T @ axes).astype(np.float64))
+    kept = np.argsort(squares)[::-1][:n_features]
+    strength, turn = np.sqrt(squares[kept].clip(min=0)), turn[:, kept]
+    learned = (scans @ turn) * strength
+    others = _Centred(volumes, shape, train.mean).times(axes) @ turn
+    found = np.divide(others, strength, out=np.zeros_like(others), where=strength > FAINT * strength[0])
+    return learned.astype(np.float32), found.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Centred:
+    """Volumes less their mean as a matrix X [N, V] that is never in memory as a whole."""
+
+    volumes: Volumes
+    shape: tuple[int, ...]
+    mean: NDArray[np.float32]
+
+    def times(self, right: NDArray[np.float32]) -> NDArray[np.float32]:
+        """X @ right."""
+        return np.concatenate([rows @ right for rows in self._rows()]) if len(self.volumes) else right[:0]
+
+    def transposed_times(self, right: NDArray[np.float32]) -> NDArray[np.float32]:
+        """X^T @ right."""
+        total, place = np.zeros((len(self.mean), right.shape[1]), dtype=np.float32), 0
+        for rows in self._rows():
+            total += rows.T @ right[place : place + len(rows)]
+            place += len(rows)
+        return total
+
+    def _rows(self) -> Iterator[NDArray[np.float32]]:
+        return (rows - self.mean for rows in _blocks(self.volumes, shape=self.shape))
+
+
+def _blocks(volumes: Volumes, *, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """Some volumes at a time, each a row [B, V]."""
+    size = max(1, BLOCK_VOXELS // math.prod(shape))
+    for start in range(0, len(volumes), size):
+        block = [volumes[place] for place in range(start, min(start + size, len(volumes)))]
+        if strange := {volume.shape for volume in block} - {shape}:
+            raise InputError(f"Volumes must have one size, got {shape} and {strange.pop()}.")
+        yield np.stack([np.asarray(volume, dtype=np.float32).ravel() for volume in block])
 
 
 def oracle_auc(frame: pd.DataFrame) -> float:
@@ -88,7 +138,3 @@ def oracle_auc(frame: pd.DataFrame) -> float:
 
 def _factors(frame: pd.DataFrame) -> NDArray[np.float64]:
     return np.column_stack([np.log(frame["ventricle_ml"].to_numpy(float)), frame["age"].to_numpy(float)])
-
-
-def _rows(volumes: NDArray[np.floating]) -> NDArray[np.float32]:
-    return np.asarray(volumes, dtype=np.float32).reshape(len(volumes), -1)

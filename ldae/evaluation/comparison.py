@@ -123,9 +123,10 @@ def _voxel_features(
     scans: ScanSet, frame: pd.DataFrame, *, components: int, seed: int
 ) -> NDArray[np.float32]:
     """Principal components [N, F] of the scans of train and test, learned from train."""
-    volumes = np.stack(scans.maps(frame))
     train = (frame["split"] == "train").to_numpy()
-    learned, others = voxel_pca_features(volumes[train], volumes[~train], n_features=components, seed=seed)
+    learned, others = voxel_pca_features(
+        scans.maps(frame[train]), scans.maps(frame[~train]), n_features=components, seed=seed
+    )
     features = np.empty((len(frame), components), dtype=np.float32)
     features[train], features[~train] = learned, others
     return features

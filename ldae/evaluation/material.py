@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ldae.data.cache import CachedVolumes
 from ldae.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class ScanSet:
 
         return read_volumes(self.cache, list(rows["path"]))
 
-    def maps(self, rows: pd.DataFrame) -> list[NDArray[np.float16]]:
-        """The same, memory-mapped and one by one: [X, Y, Z] each."""
-        return [self.cache.volume(path) for path in rows["path"]]
+    def maps(self, rows: pd.DataFrame) -> CachedVolumes:
+        """The same, memory-mapped one by one as they are asked for: [X, Y, Z] each."""
+        return CachedVolumes(self.cache, list(rows["path"]))
 
     def part(self, split: str) -> pd.DataFrame:
         """The scans of another split."""

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
@@ -175,13 +177,7 @@ def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> F
     for key, (kind, against, metric) in VALUES.items():
         row = known[kind, against]
         values |= {key: row[metric], f"{key}_ci": [row[f"{metric}_low"], row[f"{metric}_high"]]}
-    elements = noise.double().flatten()
-    centred = elements - elements.mean()
-    values |= {
-        "noise_code_mean": float(elements.mean()),
-        "noise_code_std": float(elements.std()),
-        "noise_code_kurtosis": float((centred**4).mean() / (centred**2).mean() ** 2),
-    }
+    values |= _moments(noise)
     counts = {
         "scans": len(noise),
         "subjects": int(table["subject"].nunique()),
@@ -189,6 +185,23 @@ def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> F
         "decoded_subjects": int(decoded["subject"].nunique()),
     }
     return Findings(values, pd.DataFrame(summary), table, counts)
+
+
+def _moments(noise: Tensor) -> dict[str, float]:
+    """Mean, standard deviation and kurtosis of all elements of the noise codes [N, ...], some at a time."""
+
+    def total(power: int, centre: float) -> float:
+        parts = torch.split(noise, SCANS_AT_ONCE)
+        return math.fsum(float(((part.double() - centre) ** power).sum()) for part in parts)
+
+    count = noise.numel()
+    mean = total(1, 0.0) / count
+    squares = total(2, mean)
+    return {
+        "noise_code_mean": mean,
+        "noise_code_std": math.sqrt(squares / (count - 1)),
+        "noise_code_kurtosis": total(4, mean) / count / (squares / count) ** 2,
+    }
 
 
 def _summarise(group: pd.DataFrame, *, kind: str, against: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ldae.heads.checks import (
@@ -163,6 +164,11 @@ class LinearProbe(ScoredClassifier, _LinearHead):
             InputError: Bad shapes, NaN, a single class, a class with fewer subjects than folds, a positive
                 label that is not among the classes.
         """
+        # NumPy's and SciPy's threads wait for each other at every small step: ten times the seconds
+        with threadpool_limits(1, user_api="blas"):
+            return self._fit(X, y, groups)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> Self:
         features, targets = check_training(self, X, targets=y)
         check_classification_targets(targets)
         self.classes_, encoded = check_classes(targets)

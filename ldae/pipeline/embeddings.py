@@ -26,6 +26,7 @@ from ldae.data.embeddings import (
     depth_array,
     is_code,
     read_embeddings,
+    read_notes,
     write_embeddings,
 )
 from ldae.data.nifti import SUFFIXES
@@ -261,7 +262,7 @@ def _request(frame: pd.DataFrame, spec: PreprocessingSpec) -> str:
 def _holds(path: Path, metadata: dict[str, Any]) -> bool:
     """Whether the file was written for the same pipeline, rows and scans."""
     try:
-        found = read_embeddings(path).attrs
+        found = read_notes(path)
     except (FileNotFoundError, CheckpointError):
         return False
     return all(found.get(name) == value for name, value in metadata.items())

@@ -22,6 +22,7 @@ from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
 
 VALIDATION_LEVELS = 32
+VALIDATED_AT_ONCE = 512
 
 
 class CodeSamplerStage(Stage):
@@ -119,11 +120,27 @@ class CodeSamplerStage(Stage):
         On test scans that of the weights that are exported.
         """
         network = self._exported if self.trainer.testing else self.ema.module
-        codes, label = (batch[name].repeat_interleave(VALIDATION_LEVELS, 0) for name in ("code", "label"))
         generator = torch.Generator().manual_seed(self.seed + batch_index)
+        values: dict[str, Tensor] = {}
+        parts = (torch.split(batch[name], VALIDATED_AT_ONCE) for name in ("code", "label"))
+        for codes, label in zip(*parts, strict=True):
+            share = len(codes) / len(batch["code"])
+            for name, value in self._errors_of(network, codes, label, generator=generator).items():
+                values[name] = share * value + values.get(name, torch.zeros_like(value))
+        # all validation codes are one batch; the check before the training counts, which judges the Gaussian
+        if not self.trainer.testing and values["loss"] < self.best_loss:
+            self.best_loss.copy_(values["loss"])
+            self.gaussian_loss.copy_(values["gaussian"])
+            self.best.load_state_dict(self.ema.module.state_dict())
+        return values
+
+    def _errors_of(
+        self, network: CodeDenoiser, codes: Tensor, label: Tensor, *, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        codes, label = (values.repeat_interleave(VALIDATION_LEVELS, 0) for values in (codes, label))
         noise = torch.randn((len(codes), self.sampler.size), generator=generator).to(codes)
         levels = torch.linspace(0, len(self.schedule) - 1, VALIDATION_LEVELS, device=codes.device)
-        t = levels.round().long().repeat(len(batch["code"]))
+        t = levels.round().long().repeat(len(codes) // VALIDATION_LEVELS)
         found = {
             name: self.sampler.errors(network, codes, t=t, noise=noise, label=told)
             for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN)))
@@ -131,11 +148,6 @@ class CodeSamplerStage(Stage):
         values = {f"loss_{name}": errors[0].mean() for name, errors in found.items()}
         values["loss"] = torch.stack(list(values.values())).mean()
         values["gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
-        # all validation codes are one batch; the check before the training counts, which judges the Gaussian
-        if not self.trainer.testing and values["loss"] < self.best_loss:
-            self.best_loss.copy_(values["loss"])
-            self.gaussian_loss.copy_(values["gaussian"])
-            self.best.load_state_dict(self.ema.module.state_dict())
         return values
 
     @property

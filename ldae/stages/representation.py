@@ -23,7 +23,7 @@ from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.stages.components import load_denoiser
 from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
-from ldae.stages.warm_start import WarmStartConfig, start_at_components
+from ldae.stages.warm_start import WarmStartConfig, spread_scans, start_at_components
 
 UNEXPLAINED_RATE = 0.02
 """Share of each batch in the running variance of the latents about the regression."""
@@ -112,7 +112,7 @@ class RepresentationStage(Stage):
     def _start_at_components(self, latents: Tensor) -> None:
         assert self.regressor is not None
         generator = torch.Generator().manual_seed(self.seed)
-        start_at_components(self.regressor, self.normaliser(latents), generator=generator)
+        start_at_components(self.regressor, self.normaliser(spread_scans(latents)), generator=generator)
 
     def _check_parents(self, data: Any) -> None:
         autoencoder = component_sha256(self.run_dir / "autoencoder")

@@ -38,6 +38,11 @@ class WarmStartConfig:
         return self.epochs > 0 or self.weight > 0
 
 
+def spread_scans(latents: Tensor) -> Tensor:
+    """All of the latents [N, ...], or of more than 4,096 scans evenly spaced ones."""
+    return latents[:: math.ceil(len(latents) / MOST_SCANS)]
+
+
 @torch.no_grad()
 def start_at_components(layer: nn.Linear, latents: Tensor, *, generator: torch.Generator) -> None:
     """Let a linear layer begin as the best linear decoder of its size, so that only the encoder must learn.
@@ -53,7 +58,7 @@ def start_at_components(layer: nn.Linear, latents: Tensor, *, generator: torch.G
             evenly spaced ones are used.
         generator: Of the rotation.
     """
-    rows = latents[:: math.ceil(len(latents) / MOST_SCANS)].flatten(1).float()
+    rows = spread_scans(latents).flatten(1).float()
     rows = rows - rows.mean(0)
     # the Gram matrix is small where scans are fewer than places
     values, vectors = torch.linalg.eigh((rows @ rows.T).double() / len(rows))

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ldae.data.cache import VolumeCache
+from ldae.data.ahead import read_ahead
+from ldae.data.cache import CachedVolumes, VolumeCache
 from ldae.data.spec import PreprocessingSpec
 from ldae.errors import InputError
 
@@ -123,3 +124,27 @@ def test_a_full_cache_is_checked_at_once(blob: Blob, tmp_path: Path) -> None:
         cache.prepare(paths)
         seconds.append(time.process_time() - started)
     assert seconds[1] < 0.1 * seconds[0]
+
+
+def test_volumes_are_open_only_while_they_are_looked_at(blob: Blob, tmp_path: Path) -> None:
+    paths = [str(blob(f"{number}.nii.gz")) for number in range(20)]
+    cache = VolumeCache(tmp_path / "cache", SPEC)
+    cache.prepare(paths)
+    volumes = CachedVolumes(cache, paths)
+    before = len(os.listdir("/proc/self/fd"))
+    most = 0
+    for place, volume in enumerate(volumes):
+        np.testing.assert_array_equal(volume, cache.volume(paths[place]))
+        most = max(most, len(os.listdir("/proc/self/fd")))
+    assert len(volumes) == 20
+    assert most - before <= 4
+
+
+def test_reading_ahead_is_bounded_and_in_order() -> None:
+    begun: list[int] = []
+    found = read_ahead(lambda item: begun.append(item) or item * item, range(50), jobs=3)
+    for place, square in enumerate(found):
+        assert square == place * place
+        assert len(begun) <= place + 1 + 3 + 1
+    assert sorted(begun) == list(range(50))
+    assert list(read_ahead(str, [], jobs=2)) == []

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from ldae.data.cohort import DIAGNOSES, SPLITS, CohortError, read_cohort, write_cohort
-from ldae.data.table import plain_column
+from ldae.data.table import CHUNK, plain_column, read_table, write_table
 from ldae.errors import InputError
 
 Blob = Callable[..., Path]
@@ -63,10 +65,10 @@ def test_types_paths_gaps_and_further_columns(tmp_path: Path, blob: Blob) -> Non
 
 
 def test_plain_columns() -> None:
-    assert plain_column(["1", "2"]).dtype == int
-    assert plain_column(["1e3", "-.5", ""]).tolist()[:2] == [1000, -0.5]
-    assert plain_column(["1", "02"]).tolist() == ["1", "02"]
-    assert plain_column(["", "n/a"]).isna().all()
+    assert plain_column(pd.Series(["1", "2"], dtype="str")).dtype == int
+    assert plain_column(pd.Series(["1e3", "-.5", ""], dtype="str")).tolist()[:2] == [1000, -0.5]
+    assert plain_column(pd.Series(["1", "02"], dtype="str")).tolist() == ["1", "02"]
+    assert plain_column(pd.Series(["", "n/a"], dtype="str")).isna().all()
 
 
 def test_round_trip_with_relative_paths(tmp_path: Path, blob: Blob) -> None:
@@ -221,3 +223,56 @@ def test_the_template_is_a_cohort_and_its_columns_are_explained() -> None:
     assert set(frame.columns) <= set(explained)
     assert set(DIAGNOSES) == set(explained["diagnosis"]["Levels"])
     assert set(SPLITS) == set(explained["split"]["Levels"])
+
+
+def test_a_table_of_several_chunks_is_read_as_one(tmp_path: Path) -> None:
+    rows = [f"s{number},1,{number}.nii,CN,{number % 90}.5,{number}" for number in range(2 * CHUNK + 5)]
+    rows[CHUNK] += ",more"
+    frame_of = lambda rows: read_cohort(write(tmp_path, *rows, header=HEADER + ",mmse"), check="table")  # noqa: E731
+    with pytest.raises(CohortError, match=f"row {CHUNK + 2}: must have 6 cells as the header has, got 7"):
+        frame_of(rows)
+    del rows[CHUNK]
+    frame = frame_of(rows)
+    assert list(frame.index) == list(range(2 * CHUNK + 4))
+    assert frame["mmse"].dtype == int
+    assert frame["mmse"].sum() == sum(range(2 * CHUNK + 5)) - CHUNK
+    table = read_table(tmp_path / "cohort.csv")
+    assert list(table.lines) == list(range(2, 2 * CHUNK + 6))
+    assert [",".join(row) for row in table.rows] == rows
+    write_table(tmp_path / "again.csv", table)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "cohort.csv").read_bytes()
+
+
+@pytest.mark.parametrize("where", [0, 3 * CHUNK])
+def test_binary_data_is_told_wherever_it_begins(tmp_path: Path, where: int) -> None:
+    path = write(tmp_path, *(f"s{number},1,{number}.nii,CN,70" for number in range(3 * CHUNK)))
+    for damage in (b"\0", b"\xff"):
+        whole = path.read_bytes()
+        (tmp_path / "damaged.csv").write_bytes(whole[: 10 * where] + damage + whole[10 * where :])
+        with pytest.raises(InputError, match="got binary data"):
+            read_cohort(tmp_path / "damaged.csv", check="table")
+
+
+MEASURE = """
+import resource, sys
+from ldae.data.cohort import read_cohort
+from ldae.data.split import split_hash, split_subjects
+peaks = []
+for path in sys.argv[1:]:
+    frame = read_cohort(path, check="table")
+    split_hash(frame.assign(split=split_subjects(frame)))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(*peaks)
+"""
+
+
+def test_a_list_of_scans_takes_less_than_a_kilobyte_a_scan(tmp_path: Path) -> None:
+    """Read, checked, split and hashed: a file's own 40 bytes a row; rows of Python's text took 1.6 kB."""
+    count = 40_000
+    paths = []
+    for scans in (1000, count):
+        rows = (f"sub-{number:06d},1,scans/{number}.nii.gz,CN,70.5" for number in range(scans))
+        paths.append(write(tmp_path, *rows).rename(tmp_path / f"{scans}.csv"))
+    told = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
+    small, large = map(int, told.stdout.split())
+    assert (large - small) * 1024 / count < 1000

@@ -141,3 +141,10 @@ def test_index_and_document(store: LatentStore) -> None:
     assert index["subject"].tolist() == ["007", "8"]
     assert index["key"].tolist() == keys
     assert store.document() == {"autoencoder": "a" * 64, "spec": "b" * 64, "split": "h" * 64, "scans": 2}
+
+
+def test_latents_of_unlike_shapes_are_refused(store: LatentStore) -> None:
+    keys, _ = fill(store)
+    store.write("other", torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1))
+    with pytest.raises(CheckpointError, match=r"must all be \(3, 4, 5, 6\), got \(3, 1, 1, 1\).*other"):
+        store.load([*keys, "other"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,11 @@ def test_freeze_writes_into_participants(tmp_path: Path) -> None:
     lines = [line.split("\t") for line in table.read_text().splitlines()]
     assert lines[0] == ["participant_id", "group", "age", "split"]
     assert [line[3] for line in lines[1:]] == [*frame["split"], "n/a"]
+
+
+def test_hash_is_that_of_the_sorted_lines() -> None:
+    """Trained components name it: it must never change, for ASCII or any other text."""
+    frame = pd.DataFrame({"subject": ["é2", "b", "Z", "b", "\U0001f9e0", "\ufffd"], "split": "train"})
+    frame.loc[2, "split"] = "test"
+    lines = "Z\ttest\nb\ttrain\né2\ttrain\n\ufffd\ttrain\n\U0001f9e0\ttrain"
+    assert split_hash(frame) == hashlib.sha256(lines.encode()).hexdigest()

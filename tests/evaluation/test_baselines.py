@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.decomposition import PCA
 
 from ldae.errors import InputError
 from ldae.evaluation.baselines import oracle_auc, voxel_pca_features
@@ -60,3 +61,28 @@ def test_oracle_faults_are_named() -> None:
         oracle_auc(cohort().drop(columns="ventricle_ml"))
     with pytest.raises(InputError, match="Split 'test' must hold AD and CN scans"):
         oracle_auc(cohort().assign(split="train"))
+
+
+def test_components_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against scikit-learn's exact decomposition, with blocks that do not divide the scans evenly."""
+    generator = np.random.default_rng(1)
+    strength = 0.8 ** np.arange(60)
+    volumes = (generator.standard_normal((90, 60)) * strength) @ generator.standard_normal((60, 4 * 5 * 6))
+    volumes = (3 + volumes).reshape(90, 4, 5, 6).astype(np.float32)
+    rows = volumes.reshape(90, -1).astype(np.float64)
+    monkeypatch.setattr("ldae.evaluation.baselines.BLOCK_VOXELS", 7 * 120)
+    train, others = voxel_pca_features(volumes[:70], volumes[70:], n_features=12)
+    exact = PCA(12, svd_solver="full").fit(rows[:70])
+    for found, wanted in ((train, exact.transform(rows[:70])), (others, exact.transform(rows[70:]))):
+        signs = np.sign((found * wanted).sum(0))
+        np.testing.assert_allclose(found * signs, wanted, atol=0.002 * np.abs(wanted).max())
+    assert np.all(np.diff((train**2).sum(0)) <= 0)
+
+
+def test_what_does_not_vary_has_components_of_zero() -> None:
+    volumes = np.full((8, 3, 3, 3), 0.5, dtype=np.float32)
+    volumes[:4, 0, 0, 0] = 1
+    train, others = voxel_pca_features(volumes, volumes[:2], n_features=5)
+    np.testing.assert_allclose(np.abs(train[:, 0]), 0.25, rtol=1e-5)
+    np.testing.assert_allclose(train[:, 1:], 0, atol=1e-4)
+    np.testing.assert_allclose(others[:, 1:], 0, atol=1e-4)

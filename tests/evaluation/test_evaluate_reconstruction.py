@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import kurtosis
 
 from ldae.data.artefact import read_json
 from ldae.errors import InputError
 from ldae.evaluation.codes import encode_scans
 from ldae.evaluation.image_metrics import ssim
 from ldae.evaluation.material import Material, ScanSet
-from ldae.evaluation.reconstruction import evaluate_reconstruction
+from ldae.evaluation.reconstruction import _moments, evaluate_reconstruction
 from ldae.pipeline.networks import Networks
 
 STEPS = 2
@@ -108,3 +109,11 @@ def test_codes_of_an_earlier_pipeline_are_removed(material: Material, scan_set: 
 def test_one_subject_is_too_few(material: Material, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="limit must be at least 2"):
         evaluate_reconstruction(material.pipeline, material.cohort, out=tmp_path, limit=1)
+
+
+def test_moments_in_parts_are_those_of_all_elements() -> None:
+    noise = 5 + 0.1 * torch.randn(70, 2, 3, generator=torch.Generator().manual_seed(0)) ** 3
+    found, elements = _moments(noise), noise.double().flatten().numpy()
+    assert found["noise_code_mean"] == pytest.approx(elements.mean(), rel=1e-12)
+    assert found["noise_code_std"] == pytest.approx(elements.std(ddof=1), rel=1e-12)
+    assert found["noise_code_kurtosis"] == pytest.approx(kurtosis(elements, fisher=False), rel=1e-9)

@@ -14,6 +14,7 @@ from sklearn.model_selection import GroupShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ldae.errors import CheckpointError, InputError
 from ldae.heads import LinearProbe, RidgeProbe
@@ -240,3 +241,20 @@ def test_state_of_another_head_is_refused(binary: Cohort) -> None:
         LinearProbe.from_state(config, {**arrays, "mean": arrays["mean"] * np.nan})
     with pytest.raises(CheckpointError, match="must be saved as arrays"):
         LinearProbe.from_state(config, {"mean": arrays["mean"]})
+
+
+def test_the_probe_is_fitted_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of two BLAS libraries that wait for each other cost ten times the seconds on 4,000 codes."""
+    threads: set[int] = set()
+
+    def note(*arguments: Any, **options: Any) -> float:
+        threads.update(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
+        return float(log_loss(*arguments, **options))
+
+    monkeypatch.setattr("ldae.heads.linear.log_loss", note)
+    codes = np.random.default_rng(0).standard_normal((40, 3))
+    with threadpool_limits(2, user_api="blas"):
+        outside = {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+        LinearProbe(folds=2).fit(codes, codes[:, 0] > 0)
+    assert outside == {2}
+    assert threads == {1}

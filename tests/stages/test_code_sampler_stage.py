@@ -146,3 +146,16 @@ def test_a_table_without_the_condition_or_the_split_is_refused(run: Path) -> Non
 def test_shares_lie_between_0_and_1(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{name} must be a share between 0 and 1, got 1.5"):
         CodeSamplerStage(run_dir=str(tmp_path), **{name: 1.5})
+
+
+def test_codes_validated_in_parts_are_judged_as_together(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, trainer = train(run)
+    codes = len(trainer.datamodule.datasets["val"])
+    losses = []
+    for size in (codes, codes - 1, 2):
+        monkeypatch.setattr("ldae.stages.code_sampler.VALIDATED_AT_ONCE", size)
+        trainer.validate(stage, datamodule=trainer.datamodule, verbose=False)
+        losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    assert codes > 2
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-5)
