@@ -22,8 +22,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from turns import Result, tell
-
 COHORTS = (100, 1000, 10_000)
 SUBJECTS = 400
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +98,9 @@ def main() -> None:
         for name, words in commands(run):
             found.setdefault(name, []).append(take(words, log=run / "log.txt"))
             print(scans, name, *(round(value, 1) for value in found[name][-1]), flush=True)
+    # not before: a process begins with the memory of the one that starts it, which torch would make large
+    from turns import Result, tell
+
     least, middle, most = args.scans[0], args.scans[-2], args.scans[-1]
     result: Result = {"scans": list(args.scans)}
     for name, points in found.items():

@@ -170,15 +170,16 @@ def write_page(
         note: A sentence for the page's head.
     """
     shown = sorted(records, key=lambda record: (not record.flags, record.subject, record.session))
-    scans = [_entry(record, Work(out)) for record in shown]
+    # one by one: all pictures at once would take most of the memory
+    scans = (_entry(record, Work(out)) for record in shown)
     environment = Environment(
         loader=PackageLoader("ldae.data.ingest", "."), autoescape=True, undefined=StrictUndefined
     )
-    text = environment.get_template(PAGE).render(
+    page = environment.get_template(PAGE).stream(
         scans=scans, columns=COLUMNS, figures=figures, note=note, title=out.name
     )
     with atomic_path(out / PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        page.dump(str(temporary), encoding="utf-8")
     return out / PAGE
 
 
