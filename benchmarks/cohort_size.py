@@ -5,9 +5,9 @@
 
 A synthetic cohort of the demo's scans is made once; larger ones are links to its files under other names and
 other subjects. Each goes through the commands of a run with the demo's configs, one epoch a stage, each
-command a process of its own: seconds of the CPU and the memory that was resident at most, both above those of
-the smallest cohort, since importing libraries takes two to five seconds and most of the memory. `steeper`
-is by how much time grows faster than the scans from the second size to the third; 1 is as the scans do.
+command a process of its own: seconds of the CPU, and how much more memory was resident at most than for the
+smallest cohort, since importing libraries takes most of it. `steeper` is by how much time above that of the
+smallest grows faster than the scans from the second size to the third; 1 is as the scans do.
 Writes cohort_size.json.
 """
 
@@ -87,9 +87,10 @@ def main() -> None:
     parser.add_argument("--scans", type=int, nargs="+", default=COHORTS)
     args = parser.parse_args()
     out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     source = out / "phantoms"
     if not (source / "cohort.csv").is_file():
-        take(["phantom", "--out", str(source), "--subjects", str(SUBJECTS)], log=out.with_suffix(".log"))
+        take(["phantom", "--out", str(source), "--subjects", str(SUBJECTS)], log=out / "phantoms.log")
     found: dict[str, list[tuple[float, float]]] = {}
     for scans in args.scans:
         run = out / str(scans)

@@ -13,11 +13,15 @@ ResultT = TypeVar("ResultT")
 
 
 def read_ahead(
-    read: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, jobs: int = 1
+    read: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, jobs: int = 1, ahead: int = 1
 ) -> Iterator[ResultT]:
     """What `read` makes of each item, in order; the next ones are read while the caller works on this one.
 
-    Only one item more than there are threads is under way or waiting, however many there are.
+    Args:
+        read: What is done to an item, in another thread.
+        items: What is to be read, of any number.
+        jobs: Threads.
+        ahead: Items that are read at most before the caller asks for them.
 
     Example:
         >>> list(read_ahead(str.upper, ["a", "b"]))
@@ -27,7 +31,7 @@ def read_ahead(
         under_way: deque[Future[ResultT]] = deque()
         for item in items:
             under_way.append(pool.submit(read, item))
-            if len(under_way) > jobs:
+            if len(under_way) > ahead:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()

@@ -79,7 +79,8 @@ class VolumeCache:
             return
         clear_partials(self.folder)
         logger.info("Preprocessing %d of %d scans into %s", len(missing), len(paths), self.folder)
-        outcomes = read_ahead(self._attempt, missing, jobs=jobs)
+        # far ahead: no thread waits for a slow scan before it
+        outcomes = read_ahead(self._attempt, missing, jobs=jobs, ahead=16 * jobs)
         faults = [
             fault
             for fault in tqdm(outcomes, total=len(missing), desc="preprocess", disable=not progress)

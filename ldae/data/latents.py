@@ -113,7 +113,7 @@ class LatentStore:
         if not keys:
             raise InputError(f"At least one scan's latents must be asked for, got none from {self.folder}.")
         shape = self.read(keys[0])[0].shape
-        means, sigmas = torch.empty(len(keys), *shape), torch.empty(len(keys), *shape)
+        means, sigmas = (torch.empty(len(keys), *shape, dtype=torch.float32) for _ in range(2))
         for place, key in enumerate(keys):
             # one by one into their places: a list of them to be stacked would take the room twice
             mean, sigma = self.read(key)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -176,11 +176,14 @@ def unknown_words(frame: pd.DataFrame) -> list[str]:
     return sorted(set(frame["split"].fillna("").astype(str).unique()) - set(SPLITS))
 
 
-def leaking_subjects(frame: pd.DataFrame) -> dict[str, list[str]]:
+def leaking_subjects(frame: pd.DataFrame) -> dict[Any, list[str]]:
     """Subjects that are in several splits, each with its splits, sorted."""
-    places = frame[["subject", "split"]].drop_duplicates()
-    several = places[places["subject"].duplicated(keep=False)].sort_values(["subject", "split"])
-    return {str(subject): list(words) for subject, words in several.groupby("subject")["split"]}
+    pairs = frame[["subject", "split"]].dropna().drop_duplicates()
+    several = pairs[pairs["subject"].duplicated(keep=False)]
+    found: dict[Any, list[str]] = {}
+    for subject, word in zip(several["subject"], several["split"], strict=True):
+        found.setdefault(subject, []).append(word)
+    return {subject: sorted(found[subject]) for subject in sorted(found, key=str)}
 
 
 def split_hash(frame: pd.DataFrame) -> str:
@@ -190,11 +193,9 @@ def split_hash(frame: pd.DataFrame) -> str:
         InputError: The split is missing or leaks, see `check_split`.
     """
     check_split(frame)
-    lines = (frame["subject"].astype(str) + "\t" + frame["split"].astype(str)).drop_duplicates()
-    digest = hashlib.sha256()
-    for number, line in enumerate(lines.sort_values()):
-        digest.update(f"\n{line}".encode() if number else line.encode())
-    return digest.hexdigest()
+    pairs = frame[["subject", "split"]].drop_duplicates()
+    lines = {f"{subject}\t{word}" for subject, word in zip(pairs["subject"], pairs["split"], strict=True)}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def freeze_split(

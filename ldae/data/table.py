@@ -113,7 +113,8 @@ class Table:
 
     def with_column(self, name: str, cells: Sequence[str]) -> Table:
         """The table with a column added at the end, or replaced where it stands."""
-        return replace(self, cells=self.cells.assign(**{name: pd.Series(cells, dtype="str")}))
+        column = pd.Series(list(cells), dtype="str", index=self.cells.index)
+        return replace(self, cells=self.cells.assign(**{name: column}))
 
 
 def table_path(cohort: Path) -> Path:

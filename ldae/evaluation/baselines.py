@@ -20,8 +20,9 @@ ORACLE_COLUMNS = ("subject", "split", "diagnosis", "age", "ventricle_ml")
 ORACLE_C = 1.0
 OVERSAMPLING = 10  # directions beyond those that are wanted
 POWER_ITERATIONS = 6
-FAINT = 1e-6  # of the strongest component: what is fainter is rounding
+FAINT = 1e-6  # of the strongest direction: what is fainter is rounding
 BLOCK_VOXELS = 2**24
+ROWS_AT_ONCE = 2**16
 
 Volumes = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 
@@ -32,8 +33,9 @@ def voxel_pca_features(
     """Principal components of the voxels, fitted on training scans only.
 
     The same probe on these features is what a semantic code of the same length has to beat. Volumes are gone
-    through several times, some at a time, by randomised subspace iteration (Halko, Martinsson and Tropp 2011,
-    algorithms 4.4 and 5.1): room is taken for `n_features` volumes, however many scans there are.
+    through several times, some at a time, by randomised power iteration, made orthonormal again each time
+    (Halko, Martinsson and Tropp 2011, section 4.5 and algorithm 5.1): room is taken for `n_features` volumes,
+    however many scans there are.
 
     Args:
         train_volumes: Training volumes [N, X, Y, Z].
@@ -42,16 +44,20 @@ def voxel_pca_features(
         seed: Seed of the directions that the iteration starts from.
 
     Returns:
-        Features of the training scans [N, n_features] and of the others [M, n_features].
+        Features of the training scans [N, n_features] and of the others [M, n_features]: projections onto
+        the same axes. Components that do not vary are zero.
 
     Raises:
-        InputError: More components than training scans, or volumes of two sizes.
+        InputError: No component or more than training scans, volumes of two sizes, or voxels that are not
+            finite.
     """
-    if n_features > len(train_volumes):
+    if not 1 <= n_features <= len(train_volumes):
         raise InputError(
-            f"n_features must be at most the {len(train_volumes)} training scans, got {n_features}."
+            f"n_features must be from 1 to at most the {len(train_volumes)} training scans, got {n_features}."
         )
     shape = train_volumes[0].shape
+    if len(volumes) and volumes[0].shape != shape:
+        raise InputError(f"Volumes must have one size, got {shape} for training and {volumes[0].shape}.")
     mean = np.zeros(math.prod(shape), dtype=np.float64)
     for rows in _blocks(train_volumes, shape=shape):
         mean += rows.sum(axis=0, dtype=np.float64) / len(train_volumes)
@@ -60,15 +66,27 @@ def voxel_pca_features(
     scans = np.random.default_rng(seed).standard_normal((len(train_volumes), width)).astype(np.float32)
     for _ in range(POWER_ITERATIONS):
         scans = np.linalg.qr(train.times(train.transposed_times(scans)))[0]
-    # with orthonormal directions q of the scans X is nearly q (X^T q)^T, a small problem
-    axes = train.transposed_times(scans)
-    squares, turn = np.linalg.eigh((axes.T @ axes).astype(np.float64))
-    kept = np.argsort(squares)[::-1][:n_features]
-    strength, turn = np.sqrt(squares[kept].clip(min=0)), turn[:, kept]
-    learned = (scans @ turn) * strength
-    others = _Centred(volumes, shape, train.mean).times(axes) @ turn
-    found = np.divide(others, strength, out=np.zeros_like(others), where=strength > FAINT * strength[0])
-    return learned.astype(np.float32), found.astype(np.float32)
+    axes = _orthonormal(train.transposed_times(scans))
+    learned = train.times(axes)
+    turn = np.linalg.svd(learned, full_matrices=False)[2][:n_features].T
+    missing = ((0, 0), (0, n_features - turn.shape[1]))
+    others = _Centred(volumes, shape, train.mean).times(axes)
+    return np.pad(learned @ turn, missing), np.pad(others @ turn, missing)
+
+
+def _orthonormal(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An orthonormal basis of what [V, K] columns span, in their place: there is no room for a second."""
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(columns), ROWS_AT_ONCE)]
+    gram = np.zeros((columns.shape[1],) * 2)
+    for part in parts:
+        rows = columns[part].astype(np.float64)
+        gram += rows.T @ rows
+    squares, turn = np.linalg.eigh(gram)
+    kept = squares > FAINT**2 * squares[-1]
+    scaled = (turn[:, kept] / np.sqrt(squares[kept])).astype(np.float32)
+    for part in parts:
+        columns[part, : scaled.shape[1]] = columns[part] @ scaled
+    return columns[:, : scaled.shape[1]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,10 @@ def _blocks(volumes: Volumes, *, shape: tuple[int, ...]) -> Iterator[NDArray[np.
         block = [volumes[place] for place in range(start, min(start + size, len(volumes)))]
         if strange := {volume.shape for volume in block} - {shape}:
             raise InputError(f"Volumes must have one size, got {shape} and {strange.pop()}.")
-        yield np.stack([np.asarray(volume, dtype=np.float32).ravel() for volume in block])
+        rows = np.stack([np.asarray(volume, dtype=np.float32).ravel() for volume in block])
+        if not np.isfinite(rows).all():
+            raise InputError("Volumes must be finite, got NaN or infinite voxels.")
+        yield rows
 
 
 def oracle_auc(frame: pd.DataFrame) -> float:

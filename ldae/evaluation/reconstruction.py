@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,17 +189,17 @@ def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> F
 def _moments(noise: Tensor) -> dict[str, float]:
     """Mean, standard deviation and kurtosis of all elements of the noise codes [N, ...], some at a time."""
 
-    def total(power: int, centre: float) -> float:
+    def total(power: int, centre: Tensor) -> Tensor:
         parts = torch.split(noise, SCANS_AT_ONCE)
-        return math.fsum(float(((part.double() - centre) ** power).sum()) for part in parts)
+        return torch.stack([((part.double() - centre) ** power).sum() for part in parts]).sum()
 
     count = noise.numel()
-    mean = total(1, 0.0) / count
+    mean = total(1, torch.zeros((), dtype=torch.float64)) / count
     squares = total(2, mean)
     return {
-        "noise_code_mean": mean,
-        "noise_code_std": math.sqrt(squares / (count - 1)),
-        "noise_code_kurtosis": total(4, mean) / count / (squares / count) ** 2,
+        "noise_code_mean": float(mean),
+        "noise_code_std": float((squares / (count - 1)).sqrt()),
+        "noise_code_kurtosis": float(total(4, mean) / count / (squares / count) ** 2),
     }
 
 

@@ -239,6 +239,9 @@ def test_a_table_of_several_chunks_is_read_as_one(tmp_path: Path) -> None:
     table = read_table(tmp_path / "cohort.csv")
     assert list(table.lines) == list(range(2, 2 * CHUNK + 6))
     assert [",".join(row) for row in table.rows] == rows
+    for cells in (["x"], ["x"] * (len(rows) + 1)):
+        with pytest.raises(ValueError, match="Length"):
+            table.with_column("more", cells)
     write_table(tmp_path / "again.csv", table)
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "cohort.csv").read_bytes()
 

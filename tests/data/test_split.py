@@ -184,3 +184,15 @@ def test_hash_is_that_of_the_sorted_lines() -> None:
     frame.loc[2, "split"] = "test"
     lines = "Z\ttest\nb\ttrain\né2\ttrain\n\ufffd\ttrain\n\U0001f9e0\ttrain"
     assert split_hash(frame) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_hash_and_leaks_of_columns_of_any_type() -> None:
+    plain = pd.DataFrame({"subject": ["a", "b", "b", "c"], "split": ["train", "test", "test", "val"]})
+    odd = plain.astype("category").rename_axis("split")
+    assert split_hash(odd) == split_hash(plain)
+    numbers = plain.assign(subject=[1, "1", "1", 2])
+    numbers.loc[0, "split"] = "test"
+    assert split_hash(numbers) == split_hash(numbers.assign(subject=["1", "1", "1", "2"]))
+    leaking = odd.assign(split=pd.Categorical(["train", "train", "test", "val"]))
+    with pytest.raises(InputError, match=r"got 1 in two in COHORT.csv: b \(test and train\)\."):
+        check_split(leaking)

@@ -26,8 +26,15 @@ def test_features_are_fitted_on_training_scans_only() -> None:
 
 
 def test_pca_faults_are_named() -> None:
-    with pytest.raises(InputError, match="at most the 3 training scans, got 4"):
+    with pytest.raises(InputError, match="from 1 to at most the 3 training scans, got 4"):
         voxel_pca_features(np.zeros((3, 2, 2, 2)), np.zeros((1, 2, 2, 2)), n_features=4)
+    with pytest.raises(InputError, match="from 1 to at most the 3 training scans, got 0"):
+        voxel_pca_features(np.zeros((3, 2, 2, 2)), np.zeros((1, 2, 2, 2)), n_features=0)
+    for damaged in (0, 1):
+        volumes = [np.random.default_rng(0).random((3, 2, 2, 2)) for _ in range(2)]
+        volumes[damaged][1, 0, 0, 0] = np.nan
+        with pytest.raises(InputError, match="must be finite"):
+            voxel_pca_features(*volumes, n_features=2)
     with pytest.raises(InputError, match="one size"):
         voxel_pca_features(np.zeros((3, 2, 2, 2)), np.zeros((1, 2, 2, 3)), n_features=2)
 
@@ -77,6 +84,16 @@ def test_components_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatc
         signs = np.sign((found * wanted).sum(0))
         np.testing.assert_allclose(found * signs, wanted, atol=0.002 * np.abs(wanted).max())
     assert np.all(np.diff((train**2).sum(0)) <= 0)
+
+
+def test_scans_of_training_and_others_are_projected_alike() -> None:
+    """Also onto the weakest components, which a probe standardises."""
+    generator = np.random.default_rng(2)
+    strength = np.arange(1, 201) ** -0.5
+    volumes = (generator.standard_normal((200, 200)) * strength) @ generator.standard_normal((200, 6 * 6 * 8))
+    volumes = volumes.reshape(200, 6, 6, 8).astype(np.float16)
+    train, others = voxel_pca_features(volumes, volumes, n_features=64)
+    np.testing.assert_allclose(others, train, atol=1e-3 * train.std(0).min())
 
 
 def test_what_does_not_vary_has_components_of_zero() -> None:
