@@ -173,7 +173,8 @@ def check_split(frame: pd.DataFrame) -> None:
 
 def unknown_words(frame: pd.DataFrame) -> list[str]:
     """What the split column holds beside the four words, sorted."""
-    return sorted(set(frame["split"].fillna("").astype(str).unique()) - set(SPLITS))
+    words = frame["split"].drop_duplicates().astype(object).fillna("")
+    return sorted(set(map(str, words)) - set(SPLITS))
 
 
 def leaking_subjects(frame: pd.DataFrame) -> dict[Any, list[str]]:
