@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 CODE_COLUMN = re.compile(r"y_\d{3,}")
 DEPTH_COLUMN = re.compile(r"e(\d+)_\d{3,}")
 METADATA_KEY = b"ldae"
+ROWS_AT_ONCE = 1024
+"""Rows that are written and read at a time."""
 
 
 def code_columns(frame: pd.DataFrame) -> list[str]:
@@ -89,7 +92,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
     path = Path(path)
     with _readable(path), parquet.ParquetFile(path) as stream:
-        for _ in stream.iter_batches():
+        for _ in stream.iter_batches(ROWS_AT_ONCE):
             pass
         return _notes(stream.schema_arrow, path)
 
@@ -129,14 +132,59 @@ def check_embeddings(frame: pd.DataFrame, *, pipeline: str, folder: str | Path) 
         )
 
 
+def read_code_blocks(path: str | Path) -> Iterator[pd.DataFrame]:
+    """The columns of codes and depths of an embeddings table, some rows at a time.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is no embeddings table.
+    """
+    from pyarrow import parquet
+
+    path = Path(path)
+    with _readable(path), parquet.ParquetFile(path) as stream:
+        names = [name for name in stream.schema_arrow.names if is_code(name)]
+        for batch in stream.iter_batches(ROWS_AT_ONCE, columns=names):
+            yield batch.to_pandas()
+
+
 def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
     """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
+    columns = frame[[name for name in frame.columns if not is_code(name)]]
+    blocks = (
+        frame.iloc[start : start + ROWS_AT_ONCE] for start in range(0, max(len(frame), 1), ROWS_AT_ONCE)
+    )
+    write_blocks(blocks, path, columns=columns, notes=frame.attrs)
+
+
+def write_blocks(
+    blocks: Iterable[pd.DataFrame], path: str | Path, *, columns: pd.DataFrame, notes: Mapping[str, Any]
+) -> None:
+    """Write an embeddings table of which only some rows are at hand at a time.
+
+    Args:
+        blocks: Its rows, at least one block of columns alike.
+        path: The file.
+        columns: All rows without the codes: a column that is empty in one block may hold words in another.
+        notes: What `read_embeddings` shall tell as `attrs`, JSON-able.
+    """
     import pyarrow
     from pyarrow import parquet
 
+    types = pyarrow.Schema.from_pandas(_plain(columns), preserve_index=False)
+    remaining = iter(blocks)
+    first = _plain(next(remaining))
+    schema = pyarrow.Schema.from_pandas(first, preserve_index=False)
+    for name in types.names:
+        schema = schema.set(schema.get_field_index(name), types.field(name))
+    noted = {**(schema.metadata or {}), METADATA_KEY: json.dumps(dict(notes), allow_nan=False).encode()}
+    schema = schema.with_metadata(noted)
+    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        for block in chain([first], remaining):
+            writer.write_table(pyarrow.Table.from_pandas(_plain(block), schema=schema, preserve_index=False))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     plain = frame.copy(deep=False)
     plain.attrs = {}
-    table = pyarrow.Table.from_pandas(plain, preserve_index=False)
-    kept = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(frame.attrs, allow_nan=False).encode()}
-    with atomic_path(path) as temporary:
-        parquet.write_table(table.replace_schema_metadata(kept), temporary)
+    return plain

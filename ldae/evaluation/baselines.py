@@ -21,8 +21,9 @@ ORACLE_C = 1.0
 OVERSAMPLING = 10  # directions beyond those that are wanted
 POWER_ITERATIONS = 6
 FAINT = 1e-6  # of the strongest direction: what is fainter is rounding
-BLOCK_VOXELS = 2**24
-ROWS_AT_ONCE = 2**16
+LEAST_VOLUMES = 32  # at a time: each pass reads the directions again, which are as large as so many volumes
+BLOCK_VOXELS = 2**22
+VOXELS_AT_ONCE = 2**16
 
 Volumes = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 
@@ -35,7 +36,8 @@ def voxel_pca_features(
     The same probe on these features is what a semantic code of the same length has to beat. Volumes are gone
     through several times, some at a time, by randomised power iteration, made orthonormal again each time
     (Halko, Martinsson and Tropp 2011, section 4.5 and algorithm 5.1): room is taken for `n_features` volumes,
-    however many scans there are.
+    however many scans there are. scikit-learn's IncrementalPCA takes that room more than ten times over and
+    loses the weaker components, which a probe standardises; SciPy's svds reads every volume 500 times.
 
     Args:
         train_volumes: Training volumes [N, X, Y, Z].
@@ -76,7 +78,7 @@ def voxel_pca_features(
 
 def _orthonormal(columns: NDArray[np.float32]) -> NDArray[np.float32]:
     """An orthonormal basis of what [V, K] columns span, in their place: there is no room for a second."""
-    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(columns), ROWS_AT_ONCE)]
+    parts = _tiles(len(columns))
     gram = np.zeros((columns.shape[1],) * 2)
     for part in parts:
         rows = columns[part].astype(np.float64)
@@ -87,6 +89,10 @@ def _orthonormal(columns: NDArray[np.float32]) -> NDArray[np.float32]:
     for part in parts:
         columns[part, : scaled.shape[1]] = columns[part] @ scaled
     return columns[:, : scaled.shape[1]]
+
+
+def _tiles(voxels: int) -> list[slice]:
+    return [slice(start, start + VOXELS_AT_ONCE) for start in range(0, voxels, VOXELS_AT_ONCE)]
 
 
 @dataclass(frozen=True)
@@ -105,24 +111,30 @@ class _Centred:
         """X^T @ right."""
         total, place = np.zeros((len(self.mean), right.shape[1]), dtype=np.float32), 0
         for rows in self._rows():
-            total += rows.T @ right[place : place + len(rows)]
+            for tile in _tiles(len(self.mean)):  # a product as large as the total would take its room twice
+                total[tile] += rows[:, tile].T @ right[place : place + len(rows)]
             place += len(rows)
         return total
 
     def _rows(self) -> Iterator[NDArray[np.float32]]:
-        return (rows - self.mean for rows in _blocks(self.volumes, shape=self.shape))
+        for rows in _blocks(self.volumes, shape=self.shape):
+            rows -= self.mean
+            yield rows
 
 
 def _blocks(volumes: Volumes, *, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
     """Some volumes at a time, each a row [B, V]."""
-    size = max(1, BLOCK_VOXELS // math.prod(shape))
+    voxels = math.prod(shape)
+    size = max(LEAST_VOLUMES, BLOCK_VOXELS // voxels)
     for start in range(0, len(volumes), size):
-        block = [volumes[place] for place in range(start, min(start + size, len(volumes)))]
-        if strange := {volume.shape for volume in block} - {shape}:
-            raise InputError(f"Volumes must have one size, got {shape} and {strange.pop()}.")
-        rows = np.stack([np.asarray(volume, dtype=np.float32).ravel() for volume in block])
-        if not np.isfinite(rows).all():
-            raise InputError("Volumes must be finite, got NaN or infinite voxels.")
+        rows = np.empty((min(size, len(volumes) - start), voxels), dtype=np.float32)
+        for place, row in enumerate(rows):
+            volume = volumes[start + place]
+            if volume.shape != shape:
+                raise InputError(f"Volumes must have one size, got {shape} and {volume.shape}.")
+            row[:] = volume.ravel()
+            if not np.isfinite(row).all():
+                raise InputError("Volumes must be finite, got NaN or infinite voxels.")
         yield rows
 
 

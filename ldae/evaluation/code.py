@@ -76,7 +76,7 @@ def evaluate_code(
 
 def measure_gaps(scans: ScanSet, material: Material, *, steps: int, seed: int, limit: int | None) -> Findings:
     """What `evaluate_code` finds; arguments as there."""
-    latents, semantic = compress_scans(scans, material)
+    compressed = compress_scans(scans, material)
     networks = scans.pipeline.networks
     chosen = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
     partner = chosen.index[other_subject(list(chosen["subject"]), seed=seed)]
@@ -84,8 +84,10 @@ def measure_gaps(scans: ScanSet, material: Material, *, steps: int, seed: int, l
     levels = spread_levels(steps, total=len(networks.diffusion.schedule))
 
     def measure(rows: pd.DataFrame) -> pd.DataFrame:
-        others = semantic[[shuffled[index] for index in rows.index]]
-        codes = (semantic[list(rows.index)], others, None)
+        places = list(rows.index)
+        semantic = compressed.semantic
+        codes = (semantic[places], semantic[[shuffled[place] for place in places]], None)
+        latents = compressed.latents(places)
         return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
 
     parts = side_by_side(measure, batches(chosen), networks=networks, name=NAME, progress=material.progress)
@@ -147,12 +149,11 @@ def _errors(
 ) -> pd.DataFrame:
     """One row a scan and level."""
     networks = scans.pipeline.networks
-    places = list(rows.index)
-    z0 = latents[places].to(networks.device)
+    z0 = latents.to(networks.device)
     moved = [None if code is None else code.to(networks.device) for code in codes]
     found = []
     for number, level in enumerate(levels):
-        seeds = [(seed, len(levels) * place + number) for place in places]
+        seeds = [(seed, len(levels) * place + number) for place in rows.index]
         noise = fresh_noise(z0.shape[1:], seeds=seeds).to(z0)
         t = torch.full((len(z0),), level, device=z0.device)
         errors = v_errors(networks.diffusion, z0, t=t, noise=noise, codes=moved)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ OURS = re.compile(r"[0-9a-f]{16}-[a-z0-9+-]+")
 
 @dataclass(frozen=True)
 class EncodedScans:
-    """Both codes and the latent of some scans, float32, in the order of the rows they were made for.
+    """Both codes and the latent of some scans, float32.
 
     Attributes:
         latents: Normalised latents z_0 [N, C, h, w, d].
@@ -48,8 +48,69 @@ class EncodedScans:
         return EncodedScans(self.latents[places], self.semantic[places], self.stochastic[places], previous)
 
 
-def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
-    """Latents [N, C, h, w, d] and semantic codes [N, D] of every scan of the split.
+@dataclass(frozen=True)
+class StoredTensors:
+    """Tensors of all scans of a split, which stay in their files but for those that are asked for.
+
+    Attributes:
+        paths: Files of `SCANS_AT_ONCE` scans each, in the order of the rows they were made for.
+    """
+
+    paths: Sequence[Path]
+
+    def take(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """Tensors by name, each [N, ...], of the scans in these places, at least one."""
+        found = [divmod(place, SCANS_AT_ONCE) for place in places]
+        files = {number: load_file(self.paths[number]) for number in {number for number, _ in found}}
+        names = files[found[0][0]]
+        return {name: torch.stack([files[number][name][row] for number, row in found]) for name in names}
+
+
+@dataclass(frozen=True)
+class CompressedScans:
+    """Latents and semantic codes of all scans of a split, in the order of its rows.
+
+    Attributes:
+        stored: Files with normalised "latents" z_0 [N, C, h, w, d].
+        semantic: Semantic codes [N, D], float32.
+    """
+
+    stored: StoredTensors
+    semantic: Tensor
+
+    def latents(self, places: Sequence[int]) -> Tensor:
+        """Normalised latents of the scans in these places."""
+        return self.stored.take(places)["latents"]
+
+
+@dataclass(frozen=True)
+class StoredScans:
+    """Both codes and the latents of all scans of a split, in the order of its rows.
+
+    Attributes:
+        compressed: Latents and semantic codes.
+        walks: Files with "stochastic" and, of solver "exact", "previous".
+    """
+
+    compressed: CompressedScans
+    walks: StoredTensors
+
+    def __len__(self) -> int:
+        return len(self.compressed.semantic)
+
+    def take(self, places: Sequence[int]) -> EncodedScans:
+        """Those of the scans in these places, at least one."""
+        semantic = self.compressed.semantic[list(places)]
+        return EncodedScans(self.compressed.latents(places), semantic, **self.walks.take(places))
+
+    def noise(self) -> Iterator[Tensor]:
+        """The stochastic codes of all, some at a time."""
+        for start in range(0, len(self), SCANS_AT_ONCE):
+            yield self.walks.take(range(start, min(start + SCANS_AT_ONCE, len(self))))["stochastic"]
+
+
+def compress_scans(scans: ScanSet, material: Material) -> CompressedScans:
+    """Latents and semantic codes of every scan of the split.
 
     What an earlier or interrupted run has made is read.
     """
@@ -63,13 +124,12 @@ def compress_scans(scans: ScanSet, material: Material) -> tuple[Tensor, Tensor]:
         latents, semantic = (torch.cat(values) for values in zip(*parts, strict=True))
         return {"latents": latents, "semantic": semantic}
 
-    found = _stored(scans, material, name="latents", compute=compute)
-    return found["latents"], found["semantic"]
+    return CompressedScans(*_stored(scans, material, name="latents", compute=compute, keep="semantic"))
 
 
 def encode_scans(
     scans: ScanSet, material: Material, *, steps: int = 20, solver: Solver = DEFAULT_SOLVER
-) -> EncodedScans:
+) -> StoredScans:
     """Codes of every scan of the split; what an earlier or interrupted run has made is read.
 
     Args:
@@ -78,17 +138,21 @@ def encode_scans(
         steps: Network calls of the walk from latent to noise.
         solver: How the steps are taken.
     """
-    latents, semantic = compress_scans(scans, material)
+    compressed = compress_scans(scans, material)
 
     def compute(rows: pd.DataFrame) -> dict[str, Tensor]:
         places = list(rows.index)
         noise, previous = scans.pipeline.networks.to_noise(
-            latents[places], semantic[places], steps=steps, solver=solver, batch_size=SCANS_AT_ONCE
+            compressed.latents(places),
+            compressed.semantic[places],
+            steps=steps,
+            solver=solver,
+            batch_size=SCANS_AT_ONCE,
         )
         return {"stochastic": noise} if previous is None else {"stochastic": noise, "previous": previous}
 
-    found = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
-    return EncodedScans(latents, semantic, found["stochastic"], found.get("previous"))
+    walks, _ = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
+    return StoredScans(compressed, walks)
 
 
 def batches(rows: pd.DataFrame, *, size: int = SCANS_AT_ONCE) -> list[pd.DataFrame]:
@@ -102,23 +166,25 @@ def _stored(
     *,
     name: str,
     compute: Callable[[pd.DataFrame], Mapping[str, Tensor]],
-) -> dict[str, Tensor]:
-    """Tensors of all scans of the split, batch by batch from their files or else computed and stored."""
+    keep: str | None = None,
+) -> tuple[StoredTensors, Tensor]:
+    """Tensors of all scans of the split, each batch in its file or else computed and stored; one is kept."""
     folder = pipeline_folder(material.shared, pipeline=scans.pipeline.sha256, name=name)
 
-    def load(rows: pd.DataFrame) -> dict[str, Tensor]:
+    def store(rows: pd.DataFrame) -> tuple[Path, Tensor]:
         path = folder / f"{sha256_json(list(rows['key']))[:32]}.safetensors"
         tensors = _read(path)
         if tensors is None:
             tensors = {key: value.contiguous() for key, value in compute(rows).items()}
             with atomic_path(path) as temporary:
                 save_file(tensors, temporary)
-        return tensors
+        return path, tensors[keep] if keep else torch.empty(0)
 
     found = side_by_side(
-        load, batches(scans.rows), networks=scans.pipeline.networks, name=name, progress=material.progress
+        store, batches(scans.rows), networks=scans.pipeline.networks, name=name, progress=material.progress
     )
-    return {key: torch.cat([tensors[key] for tensors in found]) for key in found[0]}
+    paths, kept = zip(*found, strict=True)
+    return StoredTensors(paths), torch.cat(kept)
 
 
 def pipeline_folder(root: Path, *, pipeline: str, name: str) -> Path:

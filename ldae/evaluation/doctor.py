@@ -145,7 +145,7 @@ def _slice_values(slices: pd.DataFrame, *, plane: str) -> dict[str, Any]:
 
 def _shares(scans: ScanSet, material: Material, *, seed: int) -> dict[str, Any]:
     """What the semantic code tells of the stochastic one and, to know what it could tell, of the latent."""
-    encoded = encode_scans(scans, material)
+    encoded = encode_scans(scans, material).take(range(len(scans.rows)))
     codes = encoded.semantic.double().numpy()
     found: dict[str, Any] = {}
     for name, targets in {"noise": encoded.stochastic, "latent": encoded.latents}.items():

@@ -18,7 +18,7 @@ from ldae.diffusion.interpolation import lerp, slerp
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
-from ldae.evaluation.codes import EncodedScans, encode_scans
+from ldae.evaluation.codes import StoredScans, encode_scans
 from ldae.evaluation.counterfactual import TRUTH, fit_estimator
 from ldae.evaluation.image_metrics import SSIM_WINDOW, mse, ssim
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, open_scans, visit_order
@@ -231,7 +231,7 @@ def _months(rows: pd.DataFrame, first: int, last: int) -> float:
 
 def _compare(
     scans: ScanSet,
-    codes: EncodedScans,
+    codes: StoredScans,
     gap: Gap,
     *,
     fraction: float,
@@ -241,11 +241,12 @@ def _compare(
     """One row a subject, kind and reference."""
     networks = scans.pipeline.networks
     start, end = (scans.volumes(scans.rows.loc[places]) for places in (gap.first, gap.last))
-    seen_start, seen_end = (networks.expand(codes.latents[places]) for places in (gap.first, gap.last))
+    first, last = codes.take(gap.first), codes.take(gap.last)
+    seen_start, seen_end = (networks.expand(ends.latents) for ends in (first, last))
     seen_truth = networks.expand(networks.compress(gap.truth))
     made = scans.pipeline.decode_tensors(
-        lerp(codes.semantic[gap.first], codes.semantic[gap.last], fraction=fraction),
-        slerp(codes.stochastic[gap.first], codes.stochastic[gap.last], fraction=fraction),
+        lerp(first.semantic, last.semantic, fraction=fraction),
+        slerp(first.stochastic, last.stochastic, fraction=fraction),
         steps=steps,
         batch_size=SCANS_AT_ONCE,
     )

@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
 from ldae.errors import InputError
 from ldae.evaluation.bootstrap import mean_with_interval
-from ldae.evaluation.codes import EncodedScans, batches, encode_scans
+from ldae.evaluation.codes import EncodedScans, StoredScans, batches, encode_scans
 from ldae.evaluation.image_metrics import SSIM_WINDOW, mse, psnr, ssim
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.record import Findings, evaluate_once
@@ -95,7 +95,7 @@ def evaluate_reconstruction(
         parts = side_by_side(
             compare, batches(scans.rows), networks=scans.pipeline.networks, name=NAME, progress=progress
         )
-        return _findings(pd.concat(parts, ignore_index=True), codes.stochastic, decoded=decoded)
+        return _findings(pd.concat(parts, ignore_index=True), codes, decoded=decoded)
 
     settings = {
         "steps": steps,
@@ -110,7 +110,7 @@ def evaluate_reconstruction(
 
 def _compare(
     scans: ScanSet,
-    codes: EncodedScans,
+    codes: StoredScans,
     *,
     rows: pd.DataFrame,
     decoded: set[int],
@@ -166,7 +166,7 @@ def _measured(
     ]
 
 
-def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> Findings:
+def _findings(table: pd.DataFrame, codes: StoredScans, *, decoded: pd.DataFrame) -> Findings:
     summary = [
         _summarise(group, kind=str(kind), against=str(against))
         for (kind, against), group in table.groupby(["kind", "against"], sort=False)
@@ -176,9 +176,9 @@ def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> F
     for key, (kind, against, metric) in VALUES.items():
         row = known[kind, against]
         values |= {key: row[metric], f"{key}_ci": [row[f"{metric}_low"], row[f"{metric}_high"]]}
-    values |= _moments(noise)
+    values |= _moments(codes.noise)
     counts = {
-        "scans": len(noise),
+        "scans": len(codes),
         "subjects": int(table["subject"].nunique()),
         "decoded_scans": len(decoded),
         "decoded_subjects": int(decoded["subject"].nunique()),
@@ -186,20 +186,19 @@ def _findings(table: pd.DataFrame, noise: Tensor, *, decoded: pd.DataFrame) -> F
     return Findings(values, pd.DataFrame(summary), table, counts)
 
 
-def _moments(noise: Tensor) -> dict[str, float]:
-    """Mean, standard deviation and kurtosis of all elements of the noise codes [N, ...], some at a time."""
+def _moments(noise: Callable[[], Iterator[Tensor]]) -> dict[str, float]:
+    """Mean, standard deviation and kurtosis of all elements of the noise codes, gone through in parts."""
 
-    def total(power: int, centre: Tensor) -> Tensor:
-        parts = torch.split(noise, SCANS_AT_ONCE)
-        return torch.stack([((part.double() - centre) ** power).sum() for part in parts]).sum()
+    def total(power: int, centre: float) -> float:
+        return sum(float(((part.double() - centre) ** power).sum()) for part in noise())
 
-    count = noise.numel()
-    mean = total(1, torch.zeros((), dtype=torch.float64)) / count
+    count = sum(part.numel() for part in noise())
+    mean = total(1, 0.0) / count
     squares = total(2, mean)
     return {
-        "noise_code_mean": float(mean),
-        "noise_code_std": float((squares / (count - 1)).sqrt()),
-        "noise_code_kurtosis": float(total(4, mean) / count / (squares / count) ** 2),
+        "noise_code_mean": mean,
+        "noise_code_std": math.sqrt(squares / (count - 1)),
+        "noise_code_kurtosis": total(4, mean) / count / (squares / count) ** 2,
     }
 
 

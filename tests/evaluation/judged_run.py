@@ -14,7 +14,7 @@ from tiny_pipeline import save_stages
 from ldae.data.cohort import read_cohort
 from ldae.data.split import freeze_split, split_hash
 from ldae.pipeline.assemble import assemble_pipeline
-from ldae.pipeline.embeddings import embed_cohort
+from ldae.pipeline.embed_cohort import embed_cohort
 
 SUBJECTS = 60
 VISITS = 3

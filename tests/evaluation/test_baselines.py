@@ -78,6 +78,8 @@ def test_components_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatc
     volumes = (3 + volumes).reshape(90, 4, 5, 6).astype(np.float32)
     rows = volumes.reshape(90, -1).astype(np.float64)
     monkeypatch.setattr("ldae.evaluation.baselines.BLOCK_VOXELS", 7 * 120)
+    monkeypatch.setattr("ldae.evaluation.baselines.LEAST_VOLUMES", 1)
+    monkeypatch.setattr("ldae.evaluation.baselines.VOXELS_AT_ONCE", 50)
     train, others = voxel_pca_features(volumes[:70], volumes[70:], n_features=12)
     exact = PCA(12, svd_solver="full").fit(rows[:70])
     for found, wanted in ((train, exact.transform(rows[:70])), (others, exact.transform(rows[70:]))):

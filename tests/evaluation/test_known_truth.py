@@ -26,7 +26,7 @@ from ldae.evaluation.material import Material, ScanSet, first_visits, open_scans
 from ldae.evaluation.probes import fit_probe
 from ldae.evaluation.truth import CHANGED, Regions, compare, mean_within, render_truth
 from ldae.pipeline.assemble import assemble_pipeline
-from ldae.pipeline.embeddings import embed_cohort
+from ldae.pipeline.embed_cohort import embed_cohort
 
 
 @pytest.fixture(scope="module")

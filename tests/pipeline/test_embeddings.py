@@ -2,23 +2,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ldae.data import embeddings as files
 from ldae.data.shard import Shard
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline import codec
+from ldae.pipeline import embed_cohort as job
+from ldae.pipeline.embed_cohort import embed_cohort, part_path
 from ldae.pipeline.embeddings import (
     code_array,
     code_columns,
     depth_array,
-    embed_cohort,
-    part_path,
+    embed_scans,
     read_embeddings,
+    write_embeddings,
 )
 from ldae.pipeline.pipeline import LDAEPipeline
 
@@ -146,16 +151,62 @@ def test_a_part_that_is_missing_is_computed_and_no_other(
     for number in (1, 3):
         embed(run_dir, out, shard=Shard(number, 3))
     embed(run_dir, out, shard=Shard(1, 2))  # half of them: the two thirds serve better
-    asked, compute = [], LDAEPipeline.embed
+    asked, compute = [], embed_scans
 
-    def counted(self: LDAEPipeline, frame: pd.DataFrame, **options: object) -> pd.DataFrame:
-        asked.append(len(frame))
-        return compute(self, frame, **options)
+    def counted(pipeline: LDAEPipeline, paths: list[str], **options: Any) -> Iterator[pd.DataFrame]:
+        asked.append(len(paths))
+        return compute(pipeline, paths, **options)
 
-    monkeypatch.setattr(LDAEPipeline, "embed", counted)
+    monkeypatch.setattr(job, "embed_scans", counted)
     merged = read_embeddings(embed(run_dir, out))
     assert asked == [len(whole.iloc[Shard(2, 3).places])]
     pd.testing.assert_frame_equal(merged, whole, atol=1e-4)
+
+
+def test_blocks_are_one_table(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged and computed in blocks that divide neither parts nor batches evenly."""
+    whole = read_embeddings(embed(run_dir, tmp_path / "whole.parquet", depths=True))
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 5)
+    out = tmp_path / "embeddings.parquet"
+    for number in (1, 3):
+        embed(run_dir, out, shard=Shard(number, 3), depths=True)
+    pd.testing.assert_frame_equal(read_embeddings(embed(run_dir, out, depths=True)), whole, atol=1e-4)
+    for number in (2, 3):
+        out.with_name(f"embeddings.part-{number}-of-3.parquet").unlink(missing_ok=True)
+    plain = read_embeddings(embed(run_dir, tmp_path / "plain.parquet"))
+    merged = read_embeddings(embed(run_dir, out, overwrite=True))
+    pd.testing.assert_frame_equal(merged, plain, atol=1e-4)
+
+
+def test_parts_with_depths_serve_a_table_without(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings.parquet"
+    embed(run_dir, out, shard=Shard(1, 2), depths=True)
+    merged = read_embeddings(embed(run_dir, out))
+    pd.testing.assert_frame_equal(
+        merged, read_embeddings(embed(run_dir, tmp_path / "whole.parquet")), atol=1e-4
+    )
+    assert "depths" not in merged.attrs
+
+
+def test_a_column_may_begin_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame(
+        {"subject": list("abcdef"), "site": [None] * 4 + ["x", "y"], "age": [np.nan] * 5 + [70]}
+    )
+    table = table.assign(note=pd.Series([None] * 6, dtype=object), y_000=np.arange(6, dtype=np.float32))
+    table.attrs = {"pipeline": "0" * 64}
+    write_embeddings(table, tmp_path / "one.parquet")
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 2)
+    write_embeddings(table, tmp_path / "three.parquet")
+    one, three = (read_embeddings(tmp_path / name) for name in ("one.parquet", "three.parquet"))
+    pd.testing.assert_frame_equal(three, one)
+    assert three["site"].tolist()[4:] == ["x", "y"]
+    assert three["y_000"].dtype == np.float32
+
+
+def test_more_parts_than_scans_are_said(run_dir: Path, scans: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="shard 3/3 must hold scans, got 2 scans in all"):
+        embed_cohort(run_dir / "pipeline", scans[:2], out=tmp_path / "a.parquet", shard=Shard(3, 3))
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "2", "a/b", "1/0"])

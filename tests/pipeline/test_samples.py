@@ -19,7 +19,7 @@ from ldae.data.cohort import read_cohort
 from ldae.data.split import split_hash
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline.assemble import add_code_sampler, assemble_pipeline
-from ldae.pipeline.embeddings import embed_cohort
+from ldae.pipeline.embed_cohort import embed_cohort
 from ldae.pipeline.folder import read_index
 from ldae.pipeline.pipeline import LDAEPipeline
 from ldae.pipeline.samples import TrainingScans, draw_codes

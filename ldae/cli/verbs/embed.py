@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Embed."""
     check_choice(args)
     shard = Shard.parse(args.shard) if args.shard else None
-    from ldae.pipeline.embeddings import embed_cohort
+    from ldae.pipeline.embed_cohort import embed_cohort
 
     out = embed_cohort(
         args.pipeline,

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The semantic codes of a cohort as a file, written some scans at a time, by several jobs if need be."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ldae import __version__
+from ldae.data.artefact import clear_partials, sha256_json
+from ldae.data.cache import VolumeCache
+from ldae.data.embeddings import (
+    ROWS_AT_ONCE,
+    code_columns,
+    read_code_blocks,
+    read_notes,
+    write_blocks,
+)
+from ldae.data.shard import Shard
+from ldae.data.spec import PreprocessingSpec
+from ldae.data.split import SPLITS, check_split, split_hash
+from ldae.errors import CheckpointError, InputError
+from ldae.pipeline.embeddings import as_cohort, embed_scans, first_columns, notes_of
+from ldae.pipeline.folder import read_index
+
+logger = logging.getLogger(__name__)
+
+
+def embed_cohort(
+    pipeline: str | Path,
+    cohort: pd.DataFrame | str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    splits: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    depths: bool = False,
+    shard: Shard | None = None,
+) -> Path:
+    """Write the semantic codes of a cohort as a Parquet file, unless the same lies there already.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        cohort: Cohort, its table's path, or scans.
+        out: The file.
+        splits: Embed only the scans of these splits.
+        batch_size: Scans at a time; None takes a number that fits.
+        device: "auto" (a GPU where there is one), "cpu", "cuda:1" and so on.
+        cache: Folder of preprocessed volumes, which is filled; None preprocesses on the way.
+        overwrite: Compute them even if the same lie there.
+        progress: Show a bar.
+        depths: Add the encoder's earlier depths, e1_000 and on; a table that has them also serves without.
+        shard: Embed only this part of the scans, into a file beside `out`; a run without it merges the parts
+            that are there, and computes what is missing.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileNotFoundError: Pipeline, cohort or a scan is missing.
+        InputError: The cohort has faults, or no scan in these splits.
+    """
+    out, index = Path(out), read_index(pipeline)
+    spec = PreprocessingSpec.from_dict(index.spec)
+    whole = as_cohort(cohort)
+    frame = _rows(whole, splits=splits, trained=index.split)
+    if shard is not None:
+        clear_partials(out.parent)  # parts have no lock
+        some = frame.iloc[shard.places]
+        if some.empty:
+            raise InputError(
+                f"shard {shard} must hold scans, got {len(frame)} scans in all. Ask for fewer parts."
+            )
+        frame, out = some, part_path(out, shard)
+    metadata: dict[str, Any] = {
+        "ldae_version": __version__,
+        "pipeline": index.sha256,
+        "statistics": index.components["statistics"],
+        "split": split_hash(whole) if "split" in whole.columns else None,
+    }
+    if depths:
+        metadata["depths"] = True
+    request = {**metadata, "request": _request(frame, spec)}
+    if not overwrite and _holds(out, request):
+        logger.info("%s is up to date", out)
+        return out
+    parts = {} if overwrite or shard else _parts(out, frame, spec=spec, metadata=metadata)
+    sources = [
+        _Source(np.arange(len(frame))[part.places], _codes_of(path, depths=depths))
+        for part, path in parts.items()
+    ]
+    if parts:
+        logger.info("%d parts go into %s", len(parts), out)
+        notes = {"code_std": read_notes(next(iter(parts.values())))["code_std"]}
+    rest = np.setdiff1d(np.arange(len(frame)), _joined(source.places for source in sources))
+    if len(rest):
+        from ldae.pipeline.pipeline import LDAEPipeline
+
+        paths = list(frame["path"].iloc[rest])
+        volumes = VolumeCache(cache, spec) if cache else None
+        if volumes is not None:
+            volumes.prepare(paths, progress=progress)
+        loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
+        codes = embed_scans(
+            loaded, paths, batch_size=batch_size, cache=volumes, progress=progress, depths=depths
+        )
+        sources.append(_Source(rest, codes))
+        notes = notes_of(loaded)
+    write_blocks(_blocks(frame, sources), out, columns=first_columns(frame), notes=notes | request)
+    return out
+
+
+@dataclass
+class _Source:
+    """Codes of the scans in some places of a cohort, in their order.
+
+    Attributes:
+        places: The places, rising.
+        tables: The codes, some scans at a time.
+    """
+
+    places: NDArray[np.intp]
+    tables: Iterator[pd.DataFrame]
+    left: pd.DataFrame | None = None
+
+    def take(self, count: int) -> pd.DataFrame:
+        """Of the next scans."""
+        found = []
+        while count:
+            table = next(self.tables) if self.left is None else self.left
+            found.append(table.iloc[:count])
+            self.left = table.iloc[count:] if len(table) > count else None
+            count -= len(found[-1])
+        return pd.concat(found)
+
+
+def _blocks(frame: pd.DataFrame, sources: Sequence[_Source]) -> Iterator[pd.DataFrame]:
+    """Tables of some scans at a time, in the order of the cohort."""
+    for start in range(0, len(frame), ROWS_AT_ONCE):
+        rows = frame.iloc[start : start + ROWS_AT_ONCE]
+        parts = []
+        for source in sources:
+            first, end = np.searchsorted(source.places, [start, start + len(rows)])
+            if first < end:
+                parts.append(source.take(end - first).set_axis(source.places[first:end] - start))
+        codes = pd.concat(parts).sort_index().set_axis(rows.index)
+        yield pd.concat([first_columns(rows), codes], axis=1)
+
+
+def _codes_of(path: Path, *, depths: bool) -> Iterator[pd.DataFrame]:
+    """The codes in a table, without depths unless they are wanted."""
+    for table in read_code_blocks(path):
+        yield table if depths else table[code_columns(table)]
+
+
+def _joined(parts: Iterator[NDArray[np.intp]]) -> NDArray[np.intp]:
+    return np.concatenate([np.empty(0, dtype=np.intp), *parts])
+
+
+def part_path(out: Path, shard: Shard) -> Path:
+    """Where a part of a table lies until all are merged."""
+    return out.with_name(f"{out.stem}.part-{shard.number}-of-{shard.count}{out.suffix}")
+
+
+def _parts(
+    out: Path, frame: pd.DataFrame, *, spec: PreprocessingSpec, metadata: Mapping[str, Any]
+) -> dict[Shard, Path]:
+    """The parts of these rows that lie beside the table and were made for the same, of the best division."""
+    best: dict[Shard, Path] = {}
+    pattern = re.compile(rf"{re.escape(out.stem)}\.part-\d+-of-(\d+){re.escape(out.suffix)}")
+    for count in sorted(
+        {int(told[1]) for path in out.parent.glob("*") if (told := pattern.fullmatch(path.name))}
+    ):
+        parts = {}
+        for shard in (Shard(number, count) for number in range(1, count + 1)):
+            path, rows = part_path(out, shard), frame.iloc[shard.places]
+            if len(rows) and _holds(path, {**metadata, "request": _request(rows, spec)}):
+                parts[shard] = path
+        best = max(best, parts, key=lambda some: sum(len(frame.iloc[shard.places]) for shard in some))
+    return best
+
+
+def _rows(frame: pd.DataFrame, *, splits: Sequence[str] | None, trained: str) -> pd.DataFrame:
+    if "split" in frame.columns:
+        check_split(frame)
+        if split_hash(frame) != trained:
+            logger.warning(
+                "The cohort's split is not the one that the pipeline was trained on (%s): none of its scans "
+                "may count as held out if they are of the training cohort.",
+                trained[:12],
+            )
+    if splits is None:
+        return frame
+    unknown = [word for word in splits if word not in SPLITS]
+    if unknown or "split" not in frame.columns:
+        raise InputError(
+            f"splits must be among {', '.join(SPLITS)} in a cohort with a split column, got {list(splits)}."
+        )
+    rows = frame[frame["split"].isin(splits)]
+    if rows.empty:
+        raise InputError(f"The cohort must hold scans in split {', '.join(splits)}, got none.")
+    return rows
+
+
+def _request(frame: pd.DataFrame, spec: PreprocessingSpec) -> str:
+    """Hash of the rows and of the files as they lie on disk."""
+    named, digest = VolumeCache("", spec), hashlib.sha256()
+    for start in range(0, max(len(frame), 1), ROWS_AT_ONCE):
+        rows = frame.iloc[start : start + ROWS_AT_ONCE]
+        told = [rows.to_csv(index=False), [named.key(path) for path in rows["path"]]]
+        digest.update(sha256_json(told).encode())
+    return digest.hexdigest()
+
+
+def _holds(path: Path, metadata: dict[str, Any]) -> bool:
+    """Whether the file was written for the same pipeline, rows and scans."""
+    try:
+        found = read_notes(path)
+    except (FileNotFoundError, CheckpointError):
+        return False
+    return all(found.get(name) == value for name, value in metadata.items())
