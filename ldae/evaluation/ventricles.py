@@ -8,7 +8,7 @@ in the head says nothing about the volume. It learns from scans whose volume is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -25,7 +25,7 @@ BRIGHT_PERCENTILE = 90  # of the region: white matter around the ventricles
 FLAT = 0.01  # standard deviation below which a voxel says nothing
 MIN_SCANS = 20
 
-Volumes = NDArray[np.floating] | Iterable[NDArray[np.floating]]
+Volumes = NDArray[np.floating] | Sequence[NDArray[np.floating]]
 
 
 class VentricleEstimator:
@@ -61,26 +61,27 @@ class VentricleEstimator:
         """Learns region and regression from scans with known volumes.
 
         Args:
-            volumes: Training volumes [N, X, Y, Z] in [0, 1]; read one at a time, so memory maps will do.
+            volumes: Training volumes [N, X, Y, Z] in [0, 1]; gone through twice, one at a time.
             ml: Their lateral-ventricle volumes [N].
             subjects: Subject of each scan [N]; None takes every scan for a subject of its own.
 
         Raises:
             InputError: Fewer than 20 scans, volumes of two sizes, or no voxel that darkens with the volume.
         """
-        coarse, known = _coarse(volumes), np.asarray(ml, dtype=np.float64)
-        if len(known) < MIN_SCANS or known.shape != (len(coarse),):
+        known = np.asarray(ml, dtype=np.float64)
+        if len(known) < MIN_SCANS or known.shape != (len(volumes),):
             raise InputError(
                 f"The ventricle estimator needs at least {MIN_SCANS} scans, each with its volume in ml, "
-                f"got {len(coarse)} scans and volumes of shape {known.shape}."
+                f"got {len(volumes)} scans and volumes of shape {known.shape}."
             )
-        self.region_ = _darkening_region(coarse, known)
-        self.varying_ = coarse[:, self.region_].std(axis=0) > FLAT
+        self.region_ = _darkening_region(volumes, known)
+        inside = self._inside(volumes)
+        self.varying_ = inside.std(axis=0) > FLAT
         self.probe_ = RidgeProbe(regularisation=STRENGTHS, folds=self.folds)
-        self.probe_.fit(self._features(coarse), known, groups=subjects)
+        self.probe_.fit(self._features(inside), known, groups=subjects)
         return self
 
-    def predict(self, volumes: Volumes) -> NDArray[np.float64]:
+    def predict(self, volumes: Iterable[NDArray[np.floating]]) -> NDArray[np.float64]:
         """Estimated volume of each scan in ml [N]; linear, so it may pass 0 far outside the training range.
 
         Args:
@@ -89,34 +90,32 @@ class VentricleEstimator:
         Raises:
             InputError: Another size.
         """
-        coarse = _coarse(volumes)
-        if coarse.shape[1:] != self.region_.shape:
-            raise InputError(
-                f"Volumes must have the size the estimator was fitted on, {self.region_.shape} after "
-                f"pooling, got {coarse.shape[1:]}."
-            )
-        return self.probe_.predict(self._features(coarse))
+        return self.probe_.predict(self._features(self._inside(volumes)))
 
-    def correlation(self, volumes: Volumes, ml: ArrayLike) -> float:
+    def correlation(self, volumes: Iterable[NDArray[np.floating]], ml: ArrayLike) -> float:
         """Pearson correlation between estimated and known volumes: what the estimator is worth."""
         return float(np.corrcoef(self.predict(volumes), np.asarray(ml, dtype=np.float64))[0, 1])
 
-    def _features(self, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
-        inside = coarse[:, self.region_]
+    def _inside(self, volumes: Iterable[NDArray[np.floating]]) -> NDArray[np.float32]:
+        """Coarse voxels of the region [N, R]: of 10,000 scans these are kept, and not the rest of them."""
+        rows = []
+        for volume in volumes:
+            pooled = _pool(np.asarray(volume, dtype=np.float32))
+            if pooled.shape != self.region_.shape:
+                raise InputError(
+                    f"Volumes must have the size the estimator was fitted on, {self.region_.shape} after "
+                    f"pooling, got {pooled.shape}."
+                )
+            rows.append(pooled[self.region_])
+        return np.stack(rows)
+
+    def _features(self, inside: NDArray[np.float32]) -> NDArray[np.float32]:
         bright = np.percentile(inside, BRIGHT_PERCENTILE, axis=1, keepdims=True)
         return np.asarray(inside[:, self.varying_] / bright)
 
 
-def _coarse(volumes: Volumes) -> NDArray[np.float32]:
-    """Volumes averaged over blocks of voxels so that the shortest side has some 32 voxels."""
-    pooled = [_pool(np.asarray(volume, dtype=np.float32)) for volume in volumes]
-    sizes = {volume.shape for volume in pooled}
-    if len(sizes) != 1 or len(next(iter(sizes))) != 3:
-        raise InputError(f"Volumes must be [N, X, Y, Z] of one size, got {sorted(sizes)} after pooling.")
-    return np.stack(pooled)
-
-
 def _pool(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A volume averaged over blocks of voxels so that the shortest side has some 32 voxels."""
     block = max(1, round(min(volume.shape) / COARSE_SIDE))
     if block == 1 or volume.ndim != 3:
         return volume
@@ -125,10 +124,22 @@ def _pool(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(kept.reshape(x, block, y, block, z, block).mean(axis=(1, 3, 5)))
 
 
-def _darkening_region(coarse: NDArray[np.float32], ml: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _darkening_region(volumes: Iterable[NDArray[np.floating]], ml: NDArray[np.float64]) -> NDArray[np.bool_]:
     """The largest connected region of voxels that correlate negatively with the volume, one voxel wider."""
-    spread = coarse.std(axis=0)
-    covariance = np.tensordot(ml - ml.mean(), coarse - coarse.mean(axis=0), axes=1) / len(ml)
+    total: NDArray[np.float64] | None = None
+    for deviation, volume in zip(ml - ml.mean(), volumes, strict=True):
+        pooled = _pool(np.asarray(volume, dtype=np.float32)).astype(np.float64)
+        if total is None and pooled.ndim == 3:
+            start, total = pooled, np.zeros((3, *pooled.shape))
+        if total is None or pooled.shape != start.shape:
+            found = f"{pooled.shape}" if total is None else f"{start.shape} and {pooled.shape}"
+            raise InputError(f"Volumes must be [N, X, Y, Z] of one size, got {found} after pooling.")
+        # from the first scan, since the squares of large numbers would lose what differs
+        change = pooled - start
+        total += np.stack([change, change**2, deviation * change])
+    assert total is not None
+    mean, square, covariance = total / len(ml)
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
     scale = np.where(spread > FLAT, spread * ml.std(), np.inf)
     correlation = covariance / scale
     strongest = correlation.min()

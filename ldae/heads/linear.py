@@ -307,6 +307,10 @@ class RidgeProbe(RegressorMixin, _LinearHead):
         Raises:
             InputError: Bad shapes, NaN, fewer subjects than folds.
         """
+        with threadpool_limits(1, user_api="blas"):  # as for LinearProbe
+            return self._fit(X, y, groups)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> Self:
         features, targets = check_training(self, X, targets=y, numeric=True)
         self._check_options()
         candidates = check_regularisation(self.regularisation)

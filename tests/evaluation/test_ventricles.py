@@ -87,7 +87,10 @@ def test_faults_are_named(estimator: VentricleEstimator) -> None:
         VentricleEstimator().fit(scans, ml[:20])
     with pytest.raises(InputError, match=r"size the estimator was fitted on, \(16, 20, 16\)"):
         estimator.predict(scans[:, :12])
-    with pytest.raises(InputError, match="one size"):
+    with pytest.raises(InputError, match="size the estimator was fitted on"):
         estimator.predict([scans[0], scans[1][:12]])
+    for strange in ([*scans[:29], scans[29][:12]], scans[:, 0]):
+        with pytest.raises(InputError, match="of one size, got "):
+            VentricleEstimator().fit(strange, ml)
     with pytest.raises(InputError, match="no voxel does"):
         VentricleEstimator().fit(np.ones((30, 16, 20, 16)), ml)
