@@ -62,9 +62,9 @@ def commands(run: Path) -> Iterator[tuple[str, list[str]]]:
     yield "fit code_sampler", ["fit", "--config", "demo/code_sampler.yaml", "--run_dir", str(run), *epoch]
     for target in ("diagnosis", "age"):
         yield f"probe {target}", ["probe", *where, "--target", target]
-    for name in ("code", "comparison", "reconstruction", "interpolation", "counterfactual"):
+    for name in ("code", "comparison", "reconstruction", "counterfactual"):
         yield f"evaluate {name}", ["evaluate", name, *where]
-    yield "doctor", ["doctor", *where]
+    yield "doctor", ["doctor", "--pipeline", str(pipeline), *where]
     yield "check, with a pipeline", ["check", "--cohort", str(cohort), "--pipeline", str(pipeline)]
 
 
