@@ -97,14 +97,14 @@ def embed_cohort(
         logger.info("%s is up to date", out)
         return out
     parts = {} if overwrite or shard else _parts(out, frame, spec=spec, metadata=metadata)
-    sources = [
-        _Source(np.arange(len(frame))[part.places], _codes_of(path, depths=depths))
-        for part, path in parts.items()
-    ]
+    sources, missing = [], np.ones(len(frame), dtype=bool)
+    for part, path in parts.items():
+        sources.append(_Source(np.arange(len(frame))[part.places], _codes_of(path, depths=depths)))
+        missing[part.places] = False
     if parts:
         logger.info("%d parts go into %s", len(parts), out)
         notes = {"code_std": read_notes(next(iter(parts.values())))["code_std"]}
-    rest = np.setdiff1d(np.arange(len(frame)), _joined(source.places for source in sources))
+    rest = np.flatnonzero(missing)
     if len(rest):
         from ldae.pipeline.pipeline import LDAEPipeline
 
@@ -163,10 +163,6 @@ def _codes_of(path: Path, *, depths: bool) -> Iterator[pd.DataFrame]:
     """The codes in a table, without depths unless they are wanted."""
     for table in read_code_blocks(path):
         yield table if depths else table[code_columns(table)]
-
-
-def _joined(parts: Iterator[NDArray[np.intp]]) -> NDArray[np.intp]:
-    return np.concatenate([np.empty(0, dtype=np.intp), *parts])
 
 
 def part_path(out: Path, shard: Shard) -> Path:

@@ -60,14 +60,21 @@ def start_at_components(layer: nn.Linear, latents: Tensor, *, generator: torch.G
     """
     rows = spread_scans(latents).flatten(1).float()
     rows = rows - rows.mean(0)
-    # the Gram matrix is small where scans are fewer than places
-    values, vectors = torch.linalg.eigh((rows @ rows.T).double() / len(rows))
-    rank = min(layer.in_features, len(rows) - 1, rows.shape[1])
-    values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
-    scores = values.sqrt()
-    basis = (rows.T @ vectors.float()) / (scores.float() * math.sqrt(len(rows))).clamp(min=1e-12)
+    scores, basis = _components(rows, most=layer.in_features)
     square = torch.randn(layer.in_features, layer.in_features, generator=generator, dtype=torch.float64)
-    rotation = torch.linalg.qr(square)[0][:, :rank]
+    rotation = torch.linalg.qr(square)[0][:, : len(scores)]
     deviation = (rotation * scores).square().sum(1).sqrt()
     layer.weight.copy_(basis @ rotation.T.float() * deviation.float())
     layer.bias.zero_()
+
+
+def _components(rows: Tensor, *, most: int) -> tuple[Tensor, Tensor]:
+    """Spread along the principal components of centred rows [N, L], float64 [K], and their axes [L, K]."""
+    rank = min(most, len(rows) - 1, rows.shape[1])
+    of_scans = len(rows) < rows.shape[1]  # the smaller of the two matrices has the same eigenvalues
+    values, vectors = torch.linalg.eigh((rows @ rows.T if of_scans else rows.T @ rows).double() / len(rows))
+    values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank].float()
+    scores = values.sqrt()
+    if of_scans:
+        vectors = (rows.T @ vectors) / (scores.float() * math.sqrt(len(rows))).clamp(min=1e-12)
+    return scores, vectors

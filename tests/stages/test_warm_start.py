@@ -29,8 +29,10 @@ def codes(layer: nn.Linear, latents: Tensor) -> Tensor:
     return rows @ torch.linalg.pinv(layer.weight.detach()).T
 
 
-def test_it_decodes_as_principal_components_do_from_numbers_of_unit_variance() -> None:
-    latents = some_latents(50)
+@pytest.mark.parametrize("count", [50, 400])
+def test_it_decodes_as_principal_components_do_from_numbers_of_unit_variance(count: int) -> None:
+    """With fewer scans than a latent has numbers, and with more."""
+    latents = some_latents(count)
     layer = started(latents, size=8)
     y = codes(layer, latents)
     rows = latents.flatten(1).numpy()
@@ -40,8 +42,9 @@ def test_it_decodes_as_principal_components_do_from_numbers_of_unit_variance() -
     torch.testing.assert_close(y.std(0, correction=0), torch.ones(8), rtol=1e-3, atol=0)
 
 
-def test_codes_differ_as_much_as_the_latents_do() -> None:
-    latents = some_latents(50)
+@pytest.mark.parametrize("count", [50, 400])
+def test_codes_differ_as_much_as_the_latents_do(count: int) -> None:
+    latents = some_latents(count)
     layer = started(latents, size=8)
     y = codes(layer, latents)
     scaled = y * layer.weight.detach().norm(dim=0)
