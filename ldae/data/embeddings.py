@@ -81,6 +81,22 @@ def read_embeddings(path: str | Path) -> pd.DataFrame:
     return frame
 
 
+def read_codes(path: str | Path) -> pd.DataFrame:
+    """The columns of codes and depths of an embeddings table.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is no embeddings table.
+    """
+    from pyarrow import parquet
+
+    path = Path(path)
+    with _readable(path), parquet.ParquetFile(path) as stream:
+        names = [name for name in stream.schema_arrow.names if is_code(name)]
+        frame: pd.DataFrame = stream.read(columns=names).to_pandas()
+        return frame
+
+
 def read_notes(path: str | Path) -> dict[str, Any]:
     """What `read_embeddings` tells as `attrs` of a table that can be read, which is gone through in parts.
 
@@ -132,25 +148,9 @@ def check_embeddings(frame: pd.DataFrame, *, pipeline: str, folder: str | Path) 
         )
 
 
-def read_code_blocks(path: str | Path) -> Iterator[pd.DataFrame]:
-    """The columns of codes and depths of an embeddings table, some rows at a time.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It is no embeddings table.
-    """
-    from pyarrow import parquet
-
-    path = Path(path)
-    with _readable(path), parquet.ParquetFile(path) as stream:
-        names = [name for name in stream.schema_arrow.names if is_code(name)]
-        for batch in stream.iter_batches(ROWS_AT_ONCE, columns=names):
-            yield batch.to_pandas()
-
-
 def write_embeddings(frame: pd.DataFrame, path: str | Path) -> None:
     """Write what `embed_frame` made as Parquet, its `attrs` (JSON-able) in the file's metadata."""
-    columns = frame[[name for name in frame.columns if not is_code(name)]]
+    columns = frame.loc[:, [not is_code(name) for name in frame.columns]]
     blocks = (
         frame.iloc[start : start + ROWS_AT_ONCE] for start in range(0, max(len(frame), 1), ROWS_AT_ONCE)
     )
@@ -167,24 +167,53 @@ def write_blocks(
         path: The file.
         columns: All rows without the codes: a column that is empty in one block may hold words in another.
         notes: What `read_embeddings` shall tell as `attrs`, JSON-able.
+
+    Raises:
+        InputError: A column holds values of several types.
+        StorageError: There is no room for it, or it may not be written.
     """
     import pyarrow
     from pyarrow import parquet
 
-    types = pyarrow.Schema.from_pandas(_plain(columns), preserve_index=False)
     remaining = iter(blocks)
     first = _plain(next(remaining))
-    schema = pyarrow.Schema.from_pandas(first, preserve_index=False)
-    for name in types.names:
-        schema = schema.set(schema.get_field_index(name), types.field(name))
+    try:
+        types = iter(pyarrow.Table.from_pandas(_plain(columns), preserve_index=False).schema)
+        schema = pyarrow.Schema.from_pandas(first, preserve_index=False)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError) as error:
+        raise InputError(f"Columns of a cohort must each hold values of one type: {error}.") from error
     noted = {**(schema.metadata or {}), METADATA_KEY: json.dumps(dict(notes), allow_nan=False).encode()}
-    schema = schema.with_metadata(noted)
-    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        for block in chain([first], remaining):
-            writer.write_table(pyarrow.Table.from_pandas(_plain(block), schema=schema, preserve_index=False))
+    fields = [field if is_code(field.name) else next(types) for field in schema]
+    schema = pyarrow.schema(fields, metadata=noted)
+    fault = None
+    try:
+        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+            for block in chain([first], _made(remaining)):
+                table = pyarrow.Table.from_pandas(_plain(block), schema=schema, preserve_index=False)
+                writer.write_table(table)
+    except _UnmadeError as error:
+        fault = error.fault
+    if fault is not None:
+        raise fault
+
+
+class _UnmadeError(Exception):
+    """What went wrong where rows are made, such as in reading a scan: `atomic_path` would blame the table."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__()
+        self.fault = fault
+
+
+def _made(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    try:
+        yield from blocks
+    except Exception as error:
+        raise _UnmadeError(error) from error
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     plain = frame.copy(deep=False)
     plain.attrs = {}
+    plain.columns = [str(name) for name in frame.columns]
     return plain

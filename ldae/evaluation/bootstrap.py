@@ -73,7 +73,7 @@ def _blocks(
         raise InputError(f"A bootstrap over subjects needs at least 2 subjects, got {len(names)}.")
     generator = np.random.default_rng(seed)
     even = np.full(len(names), 1 / len(names))
-    size = max(1, WEIGHTS_AT_ONCE // len(subject))
+    size = min(resamples, max(1, WEIGHTS_AT_ONCE // len(subject)))
     found = 0
     for start in range(0, MAX_ROUNDS * resamples, size):
         rows = min(size, MAX_ROUNDS * resamples - start)

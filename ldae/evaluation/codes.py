@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldae.data.artefact import atomic_path, sha256_json
 from ldae.diffusion.samplers import DEFAULT_SOLVER, Solver
+from ldae.errors import CheckpointError
 from ldae.evaluation.material import SCANS_AT_ONCE, Material, ScanSet
 from ldae.evaluation.workers import side_by_side
 
@@ -58,12 +59,27 @@ class StoredTensors:
 
     paths: Sequence[Path]
 
-    def take(self, places: Sequence[int]) -> dict[str, Tensor]:
-        """Tensors by name, each [N, ...], of the scans in these places, at least one."""
+    def take(self, places: Sequence[int], *, name: str) -> Tensor:
+        """The tensor of this name [N, ...] of the scans in these places, at least one.
+
+        Raises:
+            CheckpointError: A file has been damaged or removed meanwhile.
+        """
         found = [divmod(place, SCANS_AT_ONCE) for place in places]
-        files = {number: load_file(self.paths[number]) for number in {number for number, _ in found}}
-        names = files[found[0][0]]
-        return {name: torch.stack([files[number][name][row] for number, row in found]) for name in names}
+        files = {number: self._load(self.paths[number], name=name) for number in {file for file, _ in found}}
+        return torch.stack([files[number][row] for number, row in found])
+
+    @staticmethod
+    def _load(path: Path, *, name: str) -> Tensor:
+        try:
+            with safe_open(path, framework="pt") as stream:
+                tensor: Tensor = stream.get_tensor(name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise CheckpointError(
+                f"{path} must hold the codes that this evaluation has stored, but they are damaged, or "
+                f"another evaluation in the same run has removed them: {error}. Give the same command again."
+            ) from error
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class CompressedScans:
 
     def latents(self, places: Sequence[int]) -> Tensor:
         """Normalised latents of the scans in these places."""
-        return self.stored.take(places)["latents"]
+        return self.stored.take(places, name="latents")
 
 
 @dataclass(frozen=True)
@@ -90,23 +106,29 @@ class StoredScans:
     Attributes:
         compressed: Latents and semantic codes.
         walks: Files with "stochastic" and, of solver "exact", "previous".
+        exact: Whether the solver is that one.
     """
 
     compressed: CompressedScans
     walks: StoredTensors
+    exact: bool
 
     def __len__(self) -> int:
         return len(self.compressed.semantic)
 
     def take(self, places: Sequence[int]) -> EncodedScans:
         """Those of the scans in these places, at least one."""
-        semantic = self.compressed.semantic[list(places)]
-        return EncodedScans(self.compressed.latents(places), semantic, **self.walks.take(places))
+        return EncodedScans(
+            self.compressed.latents(places),
+            self.compressed.semantic[list(places)],
+            self.walks.take(places, name="stochastic"),
+            self.walks.take(places, name="previous") if self.exact else None,
+        )
 
     def noise(self) -> Iterator[Tensor]:
         """The stochastic codes of all, some at a time."""
         for start in range(0, len(self), SCANS_AT_ONCE):
-            yield self.walks.take(range(start, min(start + SCANS_AT_ONCE, len(self))))["stochastic"]
+            yield self.walks.take(range(start, min(start + SCANS_AT_ONCE, len(self))), name="stochastic")
 
 
 def compress_scans(scans: ScanSet, material: Material) -> CompressedScans:
@@ -152,7 +174,7 @@ def encode_scans(
         return {"stochastic": noise} if previous is None else {"stochastic": noise, "previous": previous}
 
     walks, _ = _stored(scans, material, name=f"{solver}-{steps}", compute=compute)
-    return StoredScans(compressed, walks)
+    return StoredScans(compressed, walks, exact=solver == "exact")
 
 
 def batches(rows: pd.DataFrame, *, size: int = SCANS_AT_ONCE) -> list[pd.DataFrame]:

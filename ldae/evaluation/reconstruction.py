@@ -189,16 +189,19 @@ def _findings(table: pd.DataFrame, codes: StoredScans, *, decoded: pd.DataFrame)
 def _moments(noise: Callable[[], Iterator[Tensor]]) -> dict[str, float]:
     """Mean, standard deviation and kurtosis of all elements of the noise codes, gone through in parts."""
 
-    def total(power: int, centre: float) -> float:
-        return sum(float(((part.double() - centre) ** power).sum()) for part in noise())
-
-    count = sum(part.numel() for part in noise())
-    mean = total(1, 0.0) / count
-    squares = total(2, mean)
+    total, count = 0.0, 0
+    for part in noise():
+        total += float(part.double().sum())
+        count += part.numel()
+    mean, squares, fourth = total / count, 0.0, 0.0
+    for part in noise():
+        square = (part.double() - mean).square()
+        squares += float(square.sum())
+        fourth += float(square.square().sum())
     return {
         "noise_code_mean": mean,
         "noise_code_std": math.sqrt(squares / (count - 1)),
-        "noise_code_kurtosis": total(4, mean) / count / (squares / count) ** 2,
+        "noise_code_kurtosis": fourth / count / (squares / count) ** 2,
     }
 
 

@@ -4,24 +4,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ldae import __version__
-from ldae.data.artefact import clear_partials, sha256_json
+from ldae.data.artefact import clear_partials
 from ldae.data.cache import VolumeCache
 from ldae.data.embeddings import (
     ROWS_AT_ONCE,
     code_columns,
-    read_code_blocks,
+    read_codes,
     read_notes,
     write_blocks,
 )
@@ -76,6 +75,8 @@ def embed_cohort(
     spec = PreprocessingSpec.from_dict(index.spec)
     whole = as_cohort(cohort)
     frame = _rows(whole, splits=splits, trained=index.split)
+    if frame.empty:
+        raise InputError("cohort must hold scans, got none.")
     if shard is not None:
         clear_partials(out.parent)  # parts have no lock
         some = frame.iloc[shard.places]
@@ -97,14 +98,9 @@ def embed_cohort(
         logger.info("%s is up to date", out)
         return out
     parts = {} if overwrite or shard else _parts(out, frame, spec=spec, metadata=metadata)
-    sources, missing = [], np.ones(len(frame), dtype=bool)
-    for part, path in parts.items():
-        sources.append(_Source(np.arange(len(frame))[part.places], _codes_of(path, depths=depths)))
-        missing[part.places] = False
-    if parts:
-        logger.info("%d parts go into %s", len(parts), out)
-        notes = {"code_std": read_notes(next(iter(parts.values())))["code_std"]}
-    rest = np.flatnonzero(missing)
+    known, notes = _joined(parts, scans=len(frame), depths=depths)
+    rest = np.setdiff1d(np.arange(len(frame)), known.index)
+    computed: Iterator[pd.DataFrame] = iter(())
     if len(rest):
         from ldae.pipeline.pipeline import LDAEPipeline
 
@@ -113,56 +109,49 @@ def embed_cohort(
         if volumes is not None:
             volumes.prepare(paths, progress=progress)
         loaded = LDAEPipeline.from_pretrained(pipeline, device=device)
-        codes = embed_scans(
+        computed = embed_scans(
             loaded, paths, batch_size=batch_size, cache=volumes, progress=progress, depths=depths
         )
-        sources.append(_Source(rest, codes))
         notes = notes_of(loaded)
-    write_blocks(_blocks(frame, sources), out, columns=first_columns(frame), notes=notes | request)
+    blocks = _blocks(frame, known=known, computed=computed)
+    write_blocks(blocks, out, columns=first_columns(frame), notes=notes | request)
     return out
 
 
-@dataclass
-class _Source:
-    """Codes of the scans in some places of a cohort, in their order.
-
-    Attributes:
-        places: The places, rising.
-        tables: The codes, some scans at a time.
-    """
-
-    places: NDArray[np.intp]
-    tables: Iterator[pd.DataFrame]
-    left: pd.DataFrame | None = None
-
-    def take(self, count: int) -> pd.DataFrame:
-        """Of the next scans."""
-        found = []
-        while count:
-            table = next(self.tables) if self.left is None else self.left
-            found.append(table.iloc[:count])
-            self.left = table.iloc[count:] if len(table) > count else None
-            count -= len(found[-1])
-        return pd.concat(found)
+def _joined(parts: Mapping[Shard, Path], *, scans: int, depths: bool) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Codes that parts hold, by the scans' places in the cohort, and what they tell of the pipeline."""
+    if not parts:
+        return pd.DataFrame(), {}
+    logger.info("%d parts are merged", len(parts))
+    tables = []
+    for (
+        part,
+        path,
+    ) in parts.items():  # one after the other: a hundred open files would take more than the codes
+        table = read_codes(path)
+        if not depths:
+            table = table[code_columns(table)]
+        tables.append(table.set_axis(np.arange(scans)[part.places]))
+    return pd.concat(tables).sort_index(), {"code_std": read_notes(path)["code_std"]}
 
 
-def _blocks(frame: pd.DataFrame, sources: Sequence[_Source]) -> Iterator[pd.DataFrame]:
-    """Tables of some scans at a time, in the order of the cohort."""
+def _blocks(
+    frame: pd.DataFrame, *, known: pd.DataFrame, computed: Iterator[pd.DataFrame]
+) -> Iterator[pd.DataFrame]:
+    """Tables of some scans at a time, in the order of the cohort; what is not known is computed."""
+    left = known.iloc[:0]
     for start in range(0, len(frame), ROWS_AT_ONCE):
         rows = frame.iloc[start : start + ROWS_AT_ONCE]
-        parts = []
-        for source in sources:
-            first, end = np.searchsorted(source.places, [start, start + len(rows)])
-            if first < end:
-                parts.append(source.take(end - first).set_axis(source.places[first:end] - start))
-        codes = pd.concat(parts).sort_index().set_axis(rows.index)
-        yield pd.concat([first_columns(rows), codes], axis=1)
-
-
-def _codes_of(path: Path, *, depths: bool) -> Iterator[pd.DataFrame]:
-    """The codes in a table, without depths unless they are wanted."""
-    for table in read_code_blocks(path):
-        yield table if depths else table[code_columns(table)]
+        places = pd.RangeIndex(start, start + len(rows))
+        told = known.loc[known.index.intersection(places)]
+        wanted = len(rows) - len(told)
+        made = [left]
+        while sum(map(len, made)) < wanted:
+            made.append(next(computed))
+        fresh = pd.concat(made)
+        left, fresh = fresh.iloc[wanted:], fresh.iloc[:wanted]
+        codes = pd.concat([told, fresh.set_axis(places.difference(told.index))]).sort_index()
+        yield pd.concat([first_columns(rows), codes.set_axis(rows.index)], axis=1)
 
 
 def part_path(out: Path, shard: Shard) -> Path:
@@ -211,12 +200,15 @@ def _rows(frame: pd.DataFrame, *, splits: Sequence[str] | None, trained: str) ->
 
 
 def _request(frame: pd.DataFrame, spec: PreprocessingSpec) -> str:
-    """Hash of the rows and of the files as they lie on disk."""
-    named, digest = VolumeCache("", spec), hashlib.sha256()
+    """Hash of the rows and of the files as they lie on disk: of JSON ["the rows as CSV", ["key", ...]]."""
+    named, digest = VolumeCache("", spec), hashlib.sha256(b'["')
     for start in range(0, max(len(frame), 1), ROWS_AT_ONCE):
         rows = frame.iloc[start : start + ROWS_AT_ONCE]
-        told = [rows.to_csv(index=False), [named.key(path) for path in rows["path"]]]
-        digest.update(sha256_json(told).encode())
+        digest.update(json.dumps(rows.to_csv(index=False, header=start == 0))[1:-1].encode())
+    digest.update(b'",[')
+    for place, path in enumerate(frame["path"]):
+        digest.update(("," * bool(place) + json.dumps(named.key(path))).encode())
+    digest.update(b"]]")
     return digest.hexdigest()
 
 

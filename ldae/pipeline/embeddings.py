@@ -115,10 +115,11 @@ def embed_scans(
     with tqdm(total=len(paths), desc="embed", disable=not progress) as bar:
         for volumes in loaded:
             if depths:
-                yield _named(pipeline.networks.describe_depths(volumes, batch_size=batch_size))
+                parts = pipeline.networks.describe_depths(volumes, batch_size=batch_size)
             else:
-                yield _named([pipeline.networks.describe(volumes, batch_size=batch_size)])
-            bar.update(len(volumes))
+                parts = [pipeline.networks.describe(volumes, batch_size=batch_size)]
+            bar.update(len(volumes))  # before they are handed over: nobody may ask for more
+            yield _named(parts)
 
 
 def _named(parts: Sequence[Tensor]) -> pd.DataFrame:

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ldae.errors import InputError
-from ldae.evaluation.bootstrap import Bootstrap, mean_with_interval, subject_weights, with_intervals
+from ldae.evaluation.bootstrap import Bootstrap, Weights, mean_with_interval, subject_weights, with_intervals
 
 
 def test_scans_of_a_subject_are_drawn_together() -> None:
@@ -21,6 +22,15 @@ def test_draws_follow_the_seed() -> None:
     first = subject_weights(np.arange(9), resamples=20, seed=3)
     np.testing.assert_array_equal(subject_weights(np.arange(9), resamples=20, seed=3), first)
     assert (subject_weights(np.arange(9), resamples=20, seed=4) != first).any()
+
+
+def test_blocks_draw_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def valid(weights: Weights) -> NDArray[np.bool_]:
+        return np.asarray(weights[:, 0] > 0)
+
+    whole = subject_weights(np.arange(9), resamples=20, seed=3, valid=valid)
+    monkeypatch.setattr("ldae.evaluation.bootstrap.WEIGHTS_AT_ONCE", 3 * 9)
+    np.testing.assert_array_equal(subject_weights(np.arange(9), resamples=20, seed=3, valid=valid), whole)
 
 
 def test_degenerate_resamples_are_drawn_again() -> None:

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import kurtosis
 
 from ldae.data.artefact import read_json
-from ldae.errors import InputError
+from ldae.errors import CheckpointError, InputError
 from ldae.evaluation.codes import EncodedScans, encode_scans
 from ldae.evaluation.image_metrics import ssim
 from ldae.evaluation.material import Material, ScanSet
@@ -99,6 +99,18 @@ def test_damaged_codes_are_made_anew(material: Material, scan_set: ScanSet) -> N
     (path, *_) = material.shared.glob(f"*-{STEPS}/*")
     path.write_bytes(b"torn")
     torch.testing.assert_close(_all(scan_set, material).stochastic, expected)
+
+
+def test_codes_that_go_while_they_are_used_are_told(material: Material, scan_set: ScanSet) -> None:
+    codes = encode_scans(scan_set, material, steps=STEPS)
+    (path, *_) = codes.walks.paths
+    kept = path.read_bytes()
+    for spoil in (lambda: path.write_bytes(b"torn"), path.unlink):
+        spoil()
+        with pytest.raises(CheckpointError, match=r"must hold the codes .* Give the same command again"):
+            codes.take([0])
+    path.write_bytes(kept)
+    torch.testing.assert_close(codes.take([2, 0, 2]).stochastic, codes.take([0, 1, 2]).stochastic[[2, 0, 2]])
 
 
 def test_codes_of_an_earlier_pipeline_are_removed(material: Material, scan_set: ScanSet) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import pandas as pd
 import pytest
 
 from ldae.data import embeddings as files
+from ldae.data.artefact import sha256_json
+from ldae.data.cache import VolumeCache
 from ldae.data.shard import Shard
 from ldae.data.split import split_hash
-from ldae.errors import CheckpointError, InputError
+from ldae.errors import CheckpointError, InputError, StorageError
 from ldae.pipeline import codec
 from ldae.pipeline import embed_cohort as job
 from ldae.pipeline.embed_cohort import embed_cohort, part_path
@@ -164,19 +167,48 @@ def test_a_part_that_is_missing_is_computed_and_no_other(
 
 
 def test_blocks_are_one_table(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merged and computed in blocks that divide neither parts nor batches evenly."""
+    """Computed, merged, and both, in blocks that divide neither parts nor batches evenly."""
     whole = read_embeddings(embed(run_dir, tmp_path / "whole.parquet", depths=True))
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
     monkeypatch.setattr(job, "ROWS_AT_ONCE", 5)
     out = tmp_path / "embeddings.parquet"
-    for number in (1, 3):
-        embed(run_dir, out, shard=Shard(number, 3), depths=True)
-    pd.testing.assert_frame_equal(read_embeddings(embed(run_dir, out, depths=True)), whole, atol=1e-4)
-    for number in (2, 3):
-        out.with_name(f"embeddings.part-{number}-of-3.parquet").unlink(missing_ok=True)
-    plain = read_embeddings(embed(run_dir, tmp_path / "plain.parquet"))
-    merged = read_embeddings(embed(run_dir, out, overwrite=True))
-    pd.testing.assert_frame_equal(merged, plain, atol=1e-4)
+    for shards in ((), (1, 3), (2,)):
+        for number in shards:
+            embed(run_dir, out, shard=Shard(number, 3), depths=True)
+        out.unlink(missing_ok=True)
+        again = read_embeddings(embed(run_dir, out, depths=True))
+        pd.testing.assert_frame_equal(again, whole, atol=1e-4)
+
+
+def test_a_request_is_the_same_in_any_blocks(
+    scans: list[str], pipe: LDAEPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame({"path": scans, "note": ['a "b", \u00e9'] * len(scans)})
+    keys = [VolumeCache("", pipe.spec).key(path) for path in scans]
+    expected = sha256_json([rows.to_csv(index=False), keys])
+    for size in (1, 3, 1024):
+        monkeypatch.setattr(job, "ROWS_AT_ONCE", size)
+        assert job._request(rows, pipe.spec) == expected
+
+
+def test_a_scan_that_cannot_be_read_later_on_is_blamed_and_not_the_table(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 5)
+    compute = embed_scans
+
+    def broken(pipeline: LDAEPipeline, paths: list[str], **options: Any) -> Iterator[pd.DataFrame]:
+        yield next(compute(pipeline, paths, **options))
+        raise OSError(errno.EIO, "Input/output error", "scan.nii.gz")
+
+    out = embed(run_dir, tmp_path / "embeddings.parquet", splits=["test"])
+    before = out.read_bytes()
+    monkeypatch.setattr(job, "embed_scans", broken)
+    with pytest.raises(OSError, match=r"Input/output error: 'scan\.nii\.gz'") as caught:
+        embed(run_dir, out)
+    assert not isinstance(caught.value, StorageError)
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_parts_with_depths_serve_a_table_without(run_dir: Path, tmp_path: Path) -> None:
@@ -205,8 +237,19 @@ def test_a_column_may_begin_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_more_parts_than_scans_are_said(run_dir: Path, scans: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cohort must hold scans, got none"):
+        embed_cohort(run_dir / "pipeline", [], out=tmp_path / "a.parquet")
     with pytest.raises(InputError, match="shard 3/3 must hold scans, got 2 scans in all"):
         embed_cohort(run_dir / "pipeline", scans[:2], out=tmp_path / "a.parquet", shard=Shard(3, 3))
+
+
+def test_columns_of_several_types_are_named(tmp_path: Path) -> None:
+    table = pd.DataFrame({0: [1, 2], "mix": ["a", 1], "y_000": np.zeros(2, dtype=np.float32)})
+    table.attrs = {"pipeline": "0" * 64}
+    with pytest.raises(InputError, match=r"each hold values of one type: .*column mix"):
+        write_embeddings(table, tmp_path / "a.parquet")
+    write_embeddings(table.drop(columns="mix"), tmp_path / "a.parquet")
+    assert list(read_embeddings(tmp_path / "a.parquet").columns) == ["0", "y_000"]
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "2", "a/b", "1/0"])
