@@ -108,8 +108,8 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
     path = Path(path)
     with _readable(path), parquet.ParquetFile(path) as stream:
-        for _ in stream.iter_batches(ROWS_AT_ONCE):
-            pass
+        for group in range(stream.num_row_groups):
+            stream.read_row_group(group)
         return _notes(stream.schema_arrow, path)
 
 

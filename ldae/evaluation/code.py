@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ldae.diffusion.model import GuidedDiffusion
@@ -83,15 +85,21 @@ def measure_gaps(scans: ScanSet, material: Material, *, steps: int, seed: int, l
     shuffled = dict(zip(chosen.index, partner, strict=True))
     levels = spread_levels(steps, total=len(networks.diffusion.schedule))
 
-    def measure(rows: pd.DataFrame) -> pd.DataFrame:
+    # Filled in place: small tables made between large tensors keep the allocator from using their room again.
+    errors = np.empty((len(scans.rows), len(levels), len(CODES)))
+
+    def measure(rows: pd.DataFrame) -> None:
         places = list(rows.index)
         semantic = compressed.semantic
         codes = (semantic[places], semantic[[shuffled[place] for place in places]], None)
-        latents = compressed.latents(places)
-        return _errors(scans, rows, latents=latents, codes=codes, levels=levels, seed=seed)
+        z0 = compressed.latents(places)
+        for number, found in enumerate(
+            _errors(scans, z0, codes=codes, places=places, levels=levels, seed=seed)
+        ):
+            errors[places, number] = found
 
-    parts = side_by_side(measure, batches(chosen), networks=networks, name=NAME, progress=material.progress)
-    return _findings(pd.concat(parts, ignore_index=True))
+    side_by_side(measure, batches(chosen), networks=networks, name=NAME, progress=material.progress)
+    return _findings(chosen, errors[chosen.index], levels=levels)
 
 
 def spread_levels(steps: int, *, total: int) -> list[int]:
@@ -140,36 +148,35 @@ def _as_v(model: GuidedDiffusion, output: Tensor, *, z: Tensor, t: Tensor) -> Te
 
 def _errors(
     scans: ScanSet,
-    rows: pd.DataFrame,
-    *,
     latents: Tensor,
+    *,
     codes: Sequence[Tensor | None],
+    places: Sequence[int],
     levels: Sequence[int],
     seed: int,
-) -> pd.DataFrame:
-    """One row a scan and level."""
+) -> Iterator[Tensor]:
+    """Errors of some scans with each code [B, K], level by level."""
     networks = scans.pipeline.networks
     z0 = latents.to(networks.device)
     moved = [None if code is None else code.to(networks.device) for code in codes]
-    found = []
     for number, level in enumerate(levels):
-        seeds = [(seed, len(levels) * place + number) for place in rows.index]
+        seeds = [(seed, len(levels) * place + number) for place in places]
         noise = fresh_noise(z0.shape[1:], seeds=seeds).to(z0)
         t = torch.full((len(z0),), level, device=z0.device)
-        errors = v_errors(networks.diffusion, z0, t=t, noise=noise, codes=moved)
-        columns = {name: error.tolist() for name, error in zip(CODES, errors, strict=True)}
-        found.append(rows[["subject", "session"]].assign(level=level, **columns))
-    return pd.concat(found, ignore_index=True)
+        yield torch.stack(v_errors(networks.diffusion, z0, t=t, noise=noise, codes=moved), dim=1).cpu()
 
 
-def _findings(table: pd.DataFrame) -> Findings:
+def _findings(rows: pd.DataFrame, errors: NDArray[np.float64], *, levels: Sequence[int]) -> Findings:
+    """What errors [N, L, K] of scans, at levels and with codes, come to."""
     columns = list(CODES)
-    scans = table.groupby(["subject", "session"], sort=False)[columns].mean().reset_index()
+    scans = rows[["subject", "session"]].reset_index(drop=True)
+    scans[columns] = errors.mean(axis=1)
     values: dict[str, Any] = {}
     for name in columns:
         values[f"gap_{name}"], values[f"gap_{name}_ci"] = mean_with_interval(scans[name], scans["subject"])
     values["gap_right_of_shuffled"] = values["gap_right"] / values["gap_shuffled"]
     values["gap_right_of_none"] = values["gap_right"] / values["gap_none"]
-    by_level = table.groupby("level")[columns].mean().reset_index()
+    by_level = pd.DataFrame(errors.mean(axis=0), columns=columns)
+    by_level.insert(0, "level", levels)
     counts = {"scans": len(scans), "subjects": int(scans["subject"].nunique())}
     return Findings(values, by_level, scans, counts)

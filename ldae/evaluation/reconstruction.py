@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ldae.evaluation.workers import side_by_side
 from ldae.pipeline.networks import fresh_noise
 
 NAME = "reconstruction"
+Row = tuple[int, str, str, float, float, float]  # place, kind, against and METRICS
 METRICS = {"ssim": ssim, "psnr": psnr, "mse": mse}
 INPUT, AUTOENCODER = "input", "autoencoder"
 # Key in the summary: what is judged, against what, by which metric.
@@ -87,7 +89,7 @@ def evaluate_reconstruction(
         codes = encode_scans(scans, material, steps=steps, solver=solver)
         decoded = scans.rows if limit is None else first_visits(scans.rows, limit=limit, seed=seed)
 
-        def compare(rows: pd.DataFrame) -> pd.DataFrame:
+        def compare(rows: pd.DataFrame) -> list[Row]:
             return _compare(
                 scans, codes, rows=rows, decoded=set(decoded.index), seed=seed, walk=(solver, down)
             )
@@ -95,7 +97,9 @@ def evaluate_reconstruction(
         parts = side_by_side(
             compare, batches(scans.rows), networks=scans.pipeline.networks, name=NAME, progress=progress
         )
-        return _findings(pd.concat(parts, ignore_index=True), codes, decoded=decoded)
+        table = pd.DataFrame(chain.from_iterable(parts), columns=["place", "kind", "against", *METRICS])
+        named = scans.rows.loc[table.pop("place"), ["subject", "session"]].reset_index(drop=True)
+        return _findings(named.join(table), codes, decoded=decoded)
 
     settings = {
         "steps": steps,
@@ -116,18 +120,18 @@ def _compare(
     decoded: set[int],
     seed: int,
     walk: tuple[Solver, int],
-) -> pd.DataFrame:
+) -> list[Row]:
     """One row a scan, kind of reconstruction and reference."""
     part = codes.take(list(rows.index))
     volumes, plain = scans.volumes(rows), scans.pipeline.networks.expand(part.latents)
-    found = [*_measured(rows, plain, kind="autoencoder", references={INPUT: volumes})]
+    found = _measured(rows, plain, kind="autoencoder", references={INPUT: volumes})
     places = [place for place, index in enumerate(rows.index) if index in decoded]
     if places:
         references = {INPUT: volumes[places], AUTOENCODER: plain[places]}
         chosen = rows.iloc[places]
         for kind, image in _decoded(scans, part.take(places), rows=chosen, seed=seed, walk=walk):
             found += _measured(chosen, image, kind=kind, references=references)
-    return pd.concat(found, ignore_index=True)
+    return found
 
 
 def _decoded(
@@ -149,21 +153,13 @@ def _decoded(
         yield kind, image
 
 
-def _measured(
-    rows: pd.DataFrame, image: Tensor, *, kind: str, references: dict[str, Tensor]
-) -> list[pd.DataFrame]:
-    return [
-        pd.DataFrame(
-            {
-                "subject": list(rows["subject"]),
-                "session": list(rows["session"]),
-                "kind": kind,
-                "against": against,
-                **{name: metric(image, reference).tolist() for name, metric in METRICS.items()},
-            }
-        )
-        for against, reference in references.items()
-    ]
+def _measured(rows: pd.DataFrame, image: Tensor, *, kind: str, references: dict[str, Tensor]) -> list[Row]:
+    # Plain numbers: a small array made between large ones keeps the allocator from using their room again.
+    found: list[Row] = []
+    for against, reference in references.items():
+        values = [metric(image, reference).tolist() for metric in METRICS.values()]
+        found += [(place, kind, against, *each) for place, *each in zip(rows.index, *values, strict=True)]
+    return found
 
 
 def _findings(table: pd.DataFrame, codes: StoredScans, *, decoded: pd.DataFrame) -> Findings:
