@@ -23,7 +23,7 @@ POWER_ITERATIONS = 6
 FAINT = 1e-6  # of the strongest direction: what is fainter is rounding
 LEAST_VOLUMES = 32  # at a time: each pass reads the directions again, which are as large as so many volumes
 BLOCK_VOXELS = 2**22
-VOXELS_AT_ONCE = 2**16
+VOXELS_AT_ONCE = 2**13
 
 Volumes = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 

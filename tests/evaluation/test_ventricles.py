@@ -71,6 +71,16 @@ def test_fit_is_deterministic(estimator: VentricleEstimator) -> None:
     np.testing.assert_array_equal(again.predict(scans), estimator.predict(scans))
 
 
+def test_of_many_scans_evenly_spaced_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans, ml = ventricles(90, seed=0)
+    subjects = np.repeat(np.arange(45), 2)
+    monkeypatch.setattr("ldae.evaluation.ventricles.MOST_SCANS", 40)
+    monkeypatch.setattr("ldae.evaluation.ventricles.PREDICTED_AT_ONCE", 7)
+    many = VentricleEstimator(folds=3).fit(scans, ml, subjects=subjects)
+    few = VentricleEstimator(folds=3).fit(scans[::3], ml[::3], subjects=subjects[::3])
+    np.testing.assert_array_equal(many.predict(scans), few.predict(scans))
+
+
 def test_fine_grids_are_pooled() -> None:
     coarse, ml = ventricles(60, seed=0)
     scans = coarse.repeat(4, axis=1).repeat(4, axis=2).repeat(4, axis=3).astype(np.float16)
