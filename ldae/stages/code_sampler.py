@@ -23,6 +23,8 @@ from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
 
 VALIDATION_LEVELS = 32
 VALIDATED_AT_ONCE = 512
+PASSED_AT_ONCE = 2048
+"""Noised codes that pass through the network at a time: there are 32 of each code."""
 
 
 class CodeSamplerStage(Stage):
@@ -141,10 +143,15 @@ class CodeSamplerStage(Stage):
         noise = torch.randn((len(codes), self.sampler.size), generator=generator).to(codes)
         levels = torch.linspace(0, len(self.schedule) - 1, VALIDATION_LEVELS, device=codes.device)
         t = levels.round().long().repeat(len(codes) // VALIDATION_LEVELS)
-        found = {
-            name: self.sampler.errors(network, codes, t=t, noise=noise, label=told)
-            for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN)))
-        }
+        found = {}
+        for name, told in (("class", label), ("no_class", torch.full_like(label, UNKNOWN))):
+            parts = [
+                self.sampler.errors(network, y, t=level, noise=drawn, label=known)
+                for y, level, drawn, known in zip(
+                    *(torch.split(values, PASSED_AT_ONCE) for values in (codes, t, noise, told)), strict=True
+                )
+            ]
+            found[name] = [torch.cat(errors) for errors in zip(*parts, strict=True)]
         values = {f"loss_{name}": errors[0].mean() for name, errors in found.items()}
         values["loss"] = torch.stack(list(values.values())).mean()
         values["gaussian"] = torch.stack([errors[1].mean() for errors in found.values()]).mean()
