@@ -13,7 +13,10 @@ from torch import Tensor
 
 from ldae.cli.main import main
 from ldae.data.artefact import load_component, read_json, save_component
-from ldae.evaluation.doctor import effective_rank
+from ldae.evaluation.codes import encode_scans
+from ldae.evaluation.doctor import _shares, effective_rank
+from ldae.evaluation.explained import share_explained
+from ldae.evaluation.material import Material, ScanSet
 from ldae.pipeline.assemble import assemble_pipeline
 
 Change = Callable[[str, Tensor], Tensor]
@@ -83,6 +86,20 @@ def test_any_pipeline_is_examined(
     assert low < values["noise_explained"] < high <= 1
     assert list(pd.read_csv(tmp_path / "table.csv")["name"]) == [one["name"] for one in document["checks"]]
     assert imread(tmp_path / "doctor.png").shape[1] == 1440
+
+
+def test_of_many_scans_codes_are_regressed_on_evenly_spaced_ones(
+    scan_set: ScanSet, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldae.evaluation.doctor.MOST_SCANS", len(scan_set.rows) - 1)
+    found = _shares(scan_set, material, seed=0)
+    codes = encode_scans(scan_set, material).take(range(0, len(scan_set.rows), 2))
+    share, _ = share_explained(
+        codes.semantic.double().numpy(),
+        codes.latents.flatten(1).double().numpy(),
+        subjects=list(scan_set.rows["subject"][::2]),
+    )
+    assert found["latent_explained"] == pytest.approx(share, rel=1e-9)
 
 
 @pytest.mark.slow
