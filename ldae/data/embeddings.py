@@ -81,22 +81,6 @@ def read_embeddings(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def read_codes(path: str | Path) -> pd.DataFrame:
-    """The columns of codes and depths of an embeddings table.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: It is no embeddings table.
-    """
-    from pyarrow import parquet
-
-    path = Path(path)
-    with _readable(path), parquet.ParquetFile(path) as stream:
-        names = [name for name in stream.schema_arrow.names if is_code(name)]
-        frame: pd.DataFrame = stream.read(columns=names).to_pandas()
-        return frame
-
-
 def read_notes(path: str | Path) -> dict[str, Any]:
     """What `read_embeddings` tells as `attrs` of a table that can be read, which is gone through in parts.
 

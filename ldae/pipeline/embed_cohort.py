@@ -20,7 +20,8 @@ from ldae.data.cache import VolumeCache
 from ldae.data.embeddings import (
     ROWS_AT_ONCE,
     code_columns,
-    read_codes,
+    is_code,
+    read_embeddings,
     read_notes,
     write_blocks,
 )
@@ -124,15 +125,11 @@ def _joined(parts: Mapping[Shard, Path], *, scans: int, depths: bool) -> tuple[p
         return pd.DataFrame(), {}
     logger.info("%d parts are merged", len(parts))
     tables = []
-    for (
-        part,
-        path,
-    ) in parts.items():  # one after the other: a hundred open files would take more than the codes
-        table = read_codes(path)
-        if not depths:
-            table = table[code_columns(table)]
-        tables.append(table.set_axis(np.arange(scans)[part.places]))
-    return pd.concat(tables).sort_index(), {"code_std": read_notes(path)["code_std"]}
+    for part, path in parts.items():  # one at a time: a hundred open files take more than their codes
+        table = read_embeddings(path)
+        names = [name for name in table.columns if is_code(name)] if depths else code_columns(table)
+        tables.append(table[names].set_axis(np.arange(scans)[part.places]))
+    return pd.concat(tables).sort_index(), {"code_std": table.attrs["code_std"]}
 
 
 def _blocks(
