@@ -22,7 +22,7 @@ from ldae.data.artefact import (
     sha256_file,
 )
 from ldae.data.datamodule import Batch
-from ldae.data.embeddings import check_embeddings, code_array, read_embeddings
+from ldae.data.embeddings import check_embeddings, code_columns, read_embeddings
 from ldae.data.samplers import EpochSampler
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import check_split
@@ -120,9 +120,8 @@ class CodeDataModule(LightningDataModule):
         number = {name: place for place, name in enumerate(self.classes, start=1)}
         values = [None] * len(rows) if self.condition is None else rows[self.condition].tolist()
         labels = [number.get(str(value), 0) for value in values]
-        return CodeDataset(
-            torch.from_numpy(code_array(rows).astype(np.float32)), torch.tensor(labels, dtype=torch.long)
-        )
+        codes = rows[code_columns(rows)].to_numpy(dtype=np.float32)
+        return CodeDataset(torch.tensor(codes), torch.tensor(labels, dtype=torch.long))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches; a smaller last one is left out."""

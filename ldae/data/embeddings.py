@@ -71,13 +71,18 @@ def read_embeddings(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: There is no such file.
         CheckpointError: It is no embeddings table.
     """
+    import pyarrow
     from pyarrow import parquet
 
     path = Path(path)
-    with _readable(path):
-        table = parquet.read_table(path)
+    # all groups at once, or in threads, would take the room of what is read twice more and keep it
+    with _readable(path), parquet.ParquetFile(path) as stream:
+        groups = (stream.read_row_group(group, use_threads=False) for group in range(stream.num_row_groups))
+        table = pyarrow.concat_tables([stream.schema_arrow.empty_table(), *groups])
     frame: pd.DataFrame = table.to_pandas()
     frame.attrs = {**_notes(table.schema, path), "path": str(path)}
+    del table
+    pyarrow.default_memory_pool().release_unused()
     return frame
 
 

@@ -17,6 +17,7 @@ from ldae.errors import InputError
 from ldae.nets.code_denoiser import UNKNOWN, CodeDenoiser
 
 DRAW_STEPS = 100
+CODES_AT_ONCE = 1024
 
 
 class CodeAxes(NamedTuple):
@@ -46,24 +47,32 @@ def measure_codes(codes: Tensor, labels: Tensor, *, classes: int, variance: floa
     Raises:
         InputError: Too few codes, or codes that are all equal.
     """
-    codes, mean = codes.double(), codes.double().mean(0)
     counts = torch.bincount(labels, minlength=classes + 1).double()
     free = len(codes) - int((counts > 0).sum())
     if free < 1:
         raise InputError(
             f"A code sampler needs more training codes than classes, got {len(codes)}. Embed more scans."
         )
-    sums = torch.zeros(classes + 1, codes.shape[1], dtype=torch.float64).index_add_(0, labels, codes)
+    split = (torch.split(values, CODES_AT_ONCE) for values in (codes, labels))
+    parts = list(zip(*split, strict=True))
+    sums = torch.zeros(classes + 1, codes.shape[1], dtype=torch.float64)
+    for some, groups in parts:
+        sums.index_add_(0, groups, some.double())
+    mean = sums.sum(0) / len(codes)
     means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], mean)
-    _, spread, directions = torch.linalg.svd(codes - means[labels], full_matrices=False)
-    variances = spread.square() / free
+    scatter = torch.zeros(codes.shape[1], codes.shape[1], dtype=torch.float64)
+    for some, groups in parts:
+        residuals = some.double() - means[groups]
+        scatter += residuals.T @ residuals
+    rising, directions = torch.linalg.eigh(scatter / free)
+    variances, directions = rising.flip(0).clamp(min=0), directions.flip(1)
     if variances.sum() == 0:
         raise InputError(
             "Training codes must differ, got equal ones. Train stage 3 again: its code is unused."
         )
     kept = int((variances.cumsum(0) / variances.sum() < variance).sum()) + 1
     kept = min(kept, int((variances > variances[0] * 1e-10).sum()))
-    axes = directions[:kept].T * variances[:kept].sqrt()
+    axes = directions[:, :kept] * variances[:kept].sqrt()
     centres = (means - mean) @ (axes / axes.square().sum(0))
     chance = kept / counts.clamp(min=1) / centres.square().sum(1).clamp(min=1e-12)
     centres = centres * (1 - chance).clamp(min=0)[:, None]

@@ -149,13 +149,14 @@ def _slice_values(slices: pd.DataFrame, *, plane: str) -> dict[str, Any]:
 def _shares(scans: ScanSet, material: Material, *, seed: int) -> dict[str, Any]:
     """What the semantic code tells of the stochastic one and, to know what it could tell, of the latent."""
     places = range(0, len(scans.rows), math.ceil(len(scans.rows) / MOST_SCANS))
-    encoded = encode_scans(scans, material).take(places)
+    encoded = encode_scans(scans, material)
     subjects = list(scans.rows["subject"].iloc[list(places)])
-    codes = encoded.semantic.double().numpy()
+    codes = encoded.compressed.semantic[list(places)].double().numpy()
+    stored = {"noise": (encoded.walks, "stochastic"), "latent": (encoded.compressed.stored, "latents")}
     found: dict[str, Any] = {}
-    for name, targets in {"noise": encoded.stochastic, "latent": encoded.latents}.items():
-        flat = targets.flatten(1).double().numpy()
-        share, interval = share_explained(codes, flat, subjects=subjects, seed=seed)
+    for name, (tensors, key) in stored.items():
+        targets = tensors.take(places, name=key).flatten(1).numpy()
+        share, interval = share_explained(codes, targets, subjects=subjects, seed=seed)
         found |= {f"{name}_explained": share, f"{name}_explained_ci": interval}
     return found
 

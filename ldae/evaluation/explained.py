@@ -57,10 +57,11 @@ def share_explained(
     return found["share"], found["share_ci"]
 
 
-def _rotated(targets: NDArray[np.floating]) -> NDArray[np.floating]:
+def _rotated(targets: NDArray[np.floating]) -> NDArray[np.float64]:
     """As many numbers as scans at most: a rotation of all targets together changes no squared error."""
     rows, columns = targets.shape
-    return targets if columns <= rows else np.asarray(np.linalg.qr(targets.T, mode="r")).T
+    exact = np.asarray(targets, dtype=np.float64)
+    return exact if columns <= rows else np.asarray(np.linalg.qr(exact.T, mode="r")).T
 
 
 def _search(folds: Any) -> GridSearchCV:

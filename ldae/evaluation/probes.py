@@ -92,8 +92,7 @@ def fit_probe(
         logger.info("%s is up to date", out)
         return out
     started = time.perf_counter()
-    frame = read_embeddings(embeddings)
-    rows = select_rows(frame, target=target, classes=classes)
+    rows, split = _read(embeddings, target=target, classes=classes)
     if pair := numbered_classes(rows[target]):
         logger.warning(
             "%s is regressed, though it holds no numbers but %s. For classes: --classes %s",
@@ -104,9 +103,7 @@ def fit_probe(
     check_head(head, rows[target], depths=depths, latents=latents is not None, context=bool(context))
     if target in context:
         raise InputError(f"context must leave out the target, got {target!r} as both.")
-    given = head_input(
-        rows, out=out, split=split_hash(frame), depths=depths, latents=latents, context=context
-    )
+    given = head_input(rows, out=out, split=split, depths=depths, latents=latents, context=context)
     probe = make_head(
         head,
         rows[target],
@@ -123,16 +120,16 @@ def fit_probe(
         "target": target,
         "embeddings": os.path.relpath(embeddings, out),
         "embeddings_sha256": sha256_file(embeddings),
-        "split": split_hash(frame),
+        "split": split,
         "fitted_on": FITTED_ON,
         "seed": seed,
         **given.told,
     }
-    std = frame.attrs["code_std"]
+    std = rows.attrs["code_std"]
     fitted = fitted_head(
         probe,  # type: ignore[arg-type]
         std=std,
-        pipeline=frame.attrs["pipeline"],
+        pipeline=rows.attrs["pipeline"],
         direction=_linear_directions(probe, rows, target=target, std=std, seed=seed),
         provenance=provenance,
     )
@@ -149,6 +146,12 @@ def is_fitted(out: str | Path, *, embeddings: str | Path, target: str, seed: int
     command += [LINEAR, str(False)]
     out = Path(out)
     return is_current(out / STAMP, command=command, inputs=[embeddings], outputs=_outputs(out))
+
+
+def _read(embeddings: Path, *, target: str, classes: Sequence[str] | None) -> tuple[pd.DataFrame, str]:
+    """The scans of a table that take part, and the hash of its split; the others are let go."""
+    frame = read_embeddings(embeddings)
+    return select_rows(frame, target=target, classes=classes), split_hash(frame)
 
 
 def _command(
@@ -168,12 +171,12 @@ def _outputs(out: Path) -> list[Path]:
 
 
 def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | None = None) -> pd.DataFrame:
-    """The scans with a known target, of the wanted classes.
+    """The scans with a known target, of the wanted classes, with the `attrs` of the table.
 
     Raises:
         InputError: No such column, no split, or no scan of a class in the split that needs it.
     """
-    plain = frame.drop(columns=[name for name in frame.columns if is_code(name)])
+    plain = frame[[name for name in frame.columns if not is_code(name)]]
     rows = labelled_rows(plain, target=target, classes=classes, splits=(FITTED_ON, JUDGED_ON))
     chosen = frame.loc[rows.index].assign(**{target: rows[target]}).reset_index(drop=True)
     _check_finite(chosen, path=frame.attrs.get("path", "the embeddings"))
@@ -181,15 +184,15 @@ def select_rows(frame: pd.DataFrame, *, target: str, classes: Sequence[str] | No
 
 
 def _check_finite(rows: pd.DataFrame, *, path: str | Path) -> None:
-    codes = code_array(rows)
-    unknown = np.argwhere(~np.isfinite(codes))
-    if len(unknown):
-        row, column = unknown[0]
-        scan, name = rows.iloc[row], [one for one in rows.columns if is_code(one)][column]
-        raise InputError(
-            f"Codes must be finite, got {codes[row, column]} in {name} of {scan['subject']} "
-            f"{scan['session']} in {path}. Run again: ldae embed"
-        )
+    for name in filter(is_code, rows.columns):
+        values = rows[name].to_numpy(dtype=float)
+        unknown = np.flatnonzero(~np.isfinite(values))
+        if len(unknown):
+            scan = rows.iloc[unknown[0]]
+            raise InputError(
+                f"Codes must be finite, got {values[unknown[0]]} in {name} of {scan['subject']} "
+                f"{scan['session']} in {path}. Run again: ldae embed"
+            )
 
 
 def make_probe(target: pd.Series[Any], *, positive: str | None = None, seed: int = 0) -> Probe:

@@ -176,7 +176,7 @@ class LinearProbe(ScoredClassifier, _LinearHead):
         self._check_options()
         candidates = check_regularisation(self.regularisation)
         subjects = check_groups(groups, targets)
-        base = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+        base = make_pipeline(StandardScaler(copy=False), LogisticRegression(max_iter=MAX_ITERATIONS))
         chosen = candidates[0]
         if len(candidates) > 1:
             folds = stratified_folds(
@@ -192,7 +192,7 @@ class LinearProbe(ScoredClassifier, _LinearHead):
                 for value in candidates
             ]
             chosen = candidates[int(np.argmin(losses))]
-        self._keep(_with(base, C=chosen).fit(features, encoded), chosen=chosen)
+        self._keep(_with(base, C=chosen).fit(features.copy(), encoded), chosen=chosen)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -315,7 +315,7 @@ class RidgeProbe(RegressorMixin, _LinearHead):
         self._check_options()
         candidates = check_regularisation(self.regularisation)
         subjects = check_groups(groups, targets)
-        base = make_pipeline(StandardScaler(), Ridge())
+        base = make_pipeline(StandardScaler(copy=False), Ridge(copy_X=False))
         chosen = candidates[0]
         if len(candidates) > 1:
             folds = plain_folds(len(targets), subjects, folds=self.folds, random_state=self.random_state)
@@ -326,7 +326,7 @@ class RidgeProbe(RegressorMixin, _LinearHead):
                 for value in candidates
             ]
             chosen = candidates[int(np.argmin(losses))]
-        self._keep(_with(base, alpha=chosen).fit(features, targets), chosen=chosen)
+        self._keep(_with(base, alpha=chosen).fit(features.copy(), targets), chosen=chosen)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -362,7 +362,10 @@ def _with(pipeline: Pipeline, **parameter: float) -> Pipeline:
 def _out_of_fold(
     pipeline: Pipeline, features: NDArray[np.float64], *, targets: NDArray[Any], folds: Folds
 ) -> NDArray[np.float64]:
-    """Predictions for every sample by the model that has not seen its subject: [N] or [N, C]."""
+    """Predictions for every sample by the model that has not seen its subject: [N] or [N, C].
+
+    The pipeline may work in the place of what it is given: parts of the features are copies.
+    """
     parts = []
     for train, test in folds:
         fitted = clone(pipeline).fit(features[train], targets[train])

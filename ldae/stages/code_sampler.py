@@ -22,7 +22,7 @@ from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
 
 VALIDATION_LEVELS = 32
-VALIDATED_AT_ONCE = 512
+VALIDATED_AT_ONCE = 128
 PASSED_AT_ONCE = 2048
 """Noised codes that pass through the network at a time: there are 32 of each code."""
 
