@@ -190,8 +190,12 @@ def _can_go_on_within_epoch(trainer: Trainer) -> bool:
     return trainer.world_size == 1 and isinstance(sampler, EpochSampler)
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path, *, training: bool) -> None:
     """Stop on a checkpoint that is cut short or something else; nothing in it is executed.
+
+    Args:
+        path: The checkpoint.
+        training: Whether a training shall go on from it, for which weights alone are not enough.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -205,8 +209,28 @@ def check_checkpoint(path: Path) -> None:
         document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise
-    except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} must be a checkpoint of fit, got objects that loading would execute. {AWAY}"
+        ) from error
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(f"{path} must be a whole checkpoint of fit, got: {reason}. {AWAY}") from error
-    if not isinstance(document, dict) or not {"state_dict", "loops", "epoch"} <= document.keys():
+    if not isinstance(document, dict) or not isinstance(document.get("state_dict"), dict):
         raise CheckpointError(f"{path} must be a checkpoint of fit, got something else. {AWAY}")
+    if training and not _has_all(document):
+        raise CheckpointError(
+            f"{path} must hold all that a training goes on from, got weights without the state of the "
+            f"optimiser or how far it has come. {AWAY}"
+        )
+
+
+def _has_all(document: dict[str, Any]) -> bool:
+    """Whether a checkpoint has the optimisers' state and how far the training has come."""
+    try:
+        optimisers = all({"state", "param_groups"} <= one.keys() for one in document["optimizer_states"])
+        numbers = type(document["epoch"]) is int and type(document["global_step"]) is int
+        loop, schedules = document["loops"]["fit_loop"], document["lr_schedulers"]
+    except (TypeError, KeyError, AttributeError):
+        return False
+    return optimisers and numbers and isinstance(loop, dict) and isinstance(schedules, list)

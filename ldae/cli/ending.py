@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM as an exception: how a scheduler, a supervisor or a machine that shuts down ends a process."""
+"""Ctrl-C and SIGTERM, by which a person, a scheduler or a machine that shuts down ends a process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from typing import Any
+
+from ldae.errors import Interrupted
 
 TERMINATED = 128 + signal.SIGTERM  # as a shell tells that SIGTERM ended a program
 
@@ -23,20 +25,38 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`, unless whoever started this process has said otherwise."""
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    """Let SIGTERM raise `Terminated`, unless whoever started this process has said otherwise.
+
+    Libraries that are just being imported may turn that, or Ctrl-C, into an error of their own, or into half
+    a module that later fails: what is raised after either signal is raised as the end that was asked for.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        Terminated: SIGTERM.
+    """
+    if current_thread() is not main_thread():
         yield
         return
-    told = -math.inf
+    told: dict[int, float] = {}
 
     def end(number: int, frame: Any) -> None:
-        nonlocal told
-        before, told = told, time.monotonic()
-        if told - before >= TWICE:
+        before = told.get(number, -math.inf)
+        told[number] = time.monotonic()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if told[number] - before >= TWICE:
             raise Terminated
 
-    signal.signal(signal.SIGTERM, end)
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+    for number in ours:
+        signal.signal(number, end)
     try:
         yield
+    except Exception as error:
+        if not told or isinstance(error, Interrupted):
+            raise
+        raise (Terminated if signal.SIGTERM in told else KeyboardInterrupt) from error
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in ours.items():
+            signal.signal(number, handler)

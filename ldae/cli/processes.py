@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,10 @@ from torch.distributed import DistError
 
 PATIENCE = 4.0
 """Seconds that a process which lost another one waits to learn how that one ended."""
+ORDERED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of a process that was told to end, as the others were: they may have something left to save."""
+LOOKED_AFTER = 0.25
+"""Seconds between two looks at the processes that this one has started."""
 
 
 def is_first() -> bool:
@@ -36,29 +43,64 @@ def is_ordered(order: bool, *, trainer: Trainer) -> bool:
 def ending_together(trainer: Trainer) -> Iterator[None]:
     """End the processes that this one has started where it fails, with the code of the one that failed first.
 
-    On a cluster that starts the processes itself, `srun --kill-on-bad-exit` does this.
+    Where one of them fails and this one does not notice, as it waits for it to start or calculates for long,
+    this one is ended with the reason. On a cluster that starts the processes itself,
+    `srun --kill-on-bad-exit` does this.
 
     Raises:
         SystemExit: Another process failed first; its own words are on stderr, too.
     """
     # Lightning's own broadcasts within the signal's handler, perhaps in the middle of another collective
     trainer._signal_connector._sigterm_notifier_fn = _say_nothing  # type: ignore[method-assign,assignment]
+    over = threading.Event()
+    if getattr(trainer.strategy.launcher, "num_processes", 1) > 1:
+        threading.Thread(target=_watch, args=(trainer, over), daemon=True).start()
     try:
         yield
     except BaseException as error:
+        over.set()
         others = _started_by(trainer)
         failed = _first_failed(others) if isinstance(error, RuntimeError) else None
         for process in others:
             process.kill()
         if failed is not None:
-            number, code = failed
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code} and said why above"
-            print(f"ldae: Process {number} of this training {how}; all have ended.", file=sys.stderr)
-            raise SystemExit(max(code, 1)) from error
+            raise SystemExit(_tell(*failed)) from error
         if _is_loss(error):
             print("ldae: Another process of this training has ended, and so does this one.", file=sys.stderr)
             raise SystemExit(1) from error
         raise
+    finally:
+        over.set()
+
+
+def _watch(trainer: Trainer, over: threading.Event) -> None:
+    """End all processes once one that this one has started failed, unless this one ends by itself.
+
+    Lightning's own observer kills this one without a word, within five seconds.
+    """
+    launcher: Any = trainer.strategy.launcher
+    others: Sequence[subprocess.Popen[bytes]] = []
+    while not over.wait(LOOKED_AFTER):
+        if not others and len(launcher.procs) == launcher.num_processes - 1:
+            others = _started_by(trainer)
+        failed = _failed(others)
+        if failed is None:
+            continue
+        if not over.wait(PATIENCE * (5 if failed[1] in ORDERED else 1)):
+            for process in others:
+                process.kill()
+            code = _tell(*failed)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # the main thread waits within a library
+        return
+
+
+def _tell(number: int, code: int) -> int:
+    """Say how a process ended; the code that this one ends with."""
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with {code} and said why above"
+    print(f"ldae: Process {number} of this training {how}; all have ended.", file=sys.stderr)
+    return max(code, 1)
 
 
 def _say_nothing(number: int, frame: Any) -> None:
@@ -87,10 +129,12 @@ def _first_failed(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, in
     """Rank and exit code of a process that failed."""
     deadline = time.monotonic() + (PATIENCE if processes else 0)
     while True:
-        for rank, process in enumerate(processes, start=1):
-            code = process.poll()
-            if code:
-                return rank, code
-        if time.monotonic() >= deadline:
-            return None
+        failed = _failed(processes)
+        if failed is not None or time.monotonic() >= deadline:
+            return failed
         time.sleep(0.05)
+
+
+def _failed(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    codes = [process.poll() for process in processes]
+    return next(((rank, code) for rank, code in enumerate(codes, start=1) if code), None)

@@ -117,7 +117,7 @@ def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
     """Hash of who is in the cohort, as CSV or as the tables of a BIDS folder; None where there is none.
 
     Only the columns that training reads count, the target's among them, so that a column added later changes
-    nothing.
+    nothing. A table that cannot be read counts as a whole: training says what is wrong with it.
     """
     if path.is_dir():
         tables = sorted([*path.glob("participants.tsv"), *path.glob("sub-*/*sessions.tsv")])
@@ -125,8 +125,11 @@ def cohort_hash(path: Path, *, target: str | None = None) -> str | None:
     if not path.is_file():
         return None
     columns = COHORT_COLUMNS if target in (None, *COHORT_COLUMNS) else (*COHORT_COLUMNS, target)
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        return sha256_json([[row.get(column) for column in columns] for row in csv.DictReader(stream)])
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return sha256_json([[row.get(column) for column in columns] for row in csv.DictReader(stream)])
+    except (UnicodeDecodeError, csv.Error):
+        return sha256_file(path)
 
 
 def parents(run_dir: Path, *, kind: str) -> dict[str, Path]:

@@ -62,7 +62,7 @@ def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
     _check(cli)
     if cli.fast_dev_run:
         cli.build()
-        with _possible(None), ending_together(cli.trainer):
+        with _possible(None, training=True), ending_together(cli.trainer):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         return
     with held(cli.run_dir, part=cli.stage.kind):
@@ -99,7 +99,7 @@ def evaluate_stage(words: Sequence[str], *, verb: str) -> None:
     cli.build()
     loop = cli.trainer.validate if verb == "validate" else cli.trainer.test
     path = str(checkpoint) if checkpoint.is_file() else None
-    with _possible(path), ending_together(cli.trainer):
+    with _possible(path, training=False), ending_together(cli.trainer):
         loop(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
 
 
@@ -157,7 +157,7 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
                 f"Going on from {last}" if last else f"{stage.checkpoint} is missing: training begins anew."
             )
     try:
-        with _possible(last), ending_together(cli.trainer):
+        with _possible(last, training=True), ending_together(cli.trainer):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
     except RuntimeError as error:
         # loader processes get the signal of a whole process group too, and no step goes without them
@@ -170,10 +170,10 @@ def _train(cli: StageCLI, *, state: StageState, fresh: bool, started: float) -> 
 
 
 @contextmanager
-def _possible(checkpoint: str | None) -> Iterator[None]:
+def _possible(checkpoint: str | None, *, training: bool) -> Iterator[None]:
     """Settings that do not go together, and a checkpoint that does not fit, are the user's to correct."""
     if checkpoint is not None:
-        check_checkpoint(Path(checkpoint))
+        check_checkpoint(Path(checkpoint), training=training)
     try:
         yield
     except MisconfigurationException as error:

@@ -210,12 +210,22 @@ def read_json(path: str | Path) -> Any:
 def whole(path: str | Path) -> Iterator[None]:
     """Around the use of a document that was read: what is missing or of another type damages it.
 
+    Networks are built of it, too, which torch refuses with a RuntimeError where a size makes no sense.
+
     Raises:
         CheckpointError: With the file's name and what is wrong.
     """
     try:
         yield
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        InputError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+    ) as error:
         reason = f"misses {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
         raise CheckpointError(
             f"{path} must be as ldae wrote it, but {reason.rstrip('.')}. Make it anew or copy it whole."

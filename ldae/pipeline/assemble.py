@@ -20,6 +20,7 @@ from ldae.data.artefact import (
     component_sha256,
     read_json,
     sha256_json,
+    whole,
 )
 from ldae.errors import CheckpointError, InputError
 from ldae.pipeline.folder import (
@@ -155,8 +156,9 @@ def _index_of_stages(run_dir: Path) -> PipelineIndex:
 def _is_current(out: Path, *, index: PipelineIndex, request: str) -> bool:
     try:
         there = read_index(out)
-        found = read_json(out / KIND / CONFIG_NAME)["extra"]["request"]
-    except (FileNotFoundError, CheckpointError, KeyError):
+        with whole(out / KIND / CONFIG_NAME):
+            found = read_json(out / KIND / CONFIG_NAME)["extra"]["request"]
+    except (FileNotFoundError, CheckpointError):
         return False
     same = request == found and there.sha256 == index.sha256
     return same and all(intact_sha256(out / kind) == sha256 for kind, sha256 in there.components.items())

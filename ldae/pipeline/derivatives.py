@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae import __version__
-from ldae.data.artefact import atomic_path, read_json, sha256_bytes, write_json
+from ldae.data.artefact import atomic_path, read_json, sha256_bytes, whole, write_json
 from ldae.data.scan import DifferenceMap, Scan
 from ldae.errors import InputError
 
@@ -182,7 +182,7 @@ class Derivative:
         path = self.folder / DESCRIPTIONS_NAME
         rows: dict[str, str] = {}
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as stream:
+            with whole(path), path.open(newline="", encoding="utf-8") as stream:
                 rows = {row["desc_id"]: row["description"] for row in csv.DictReader(stream, delimiter="\t")}
         if rows.get(desc) == description:
             return

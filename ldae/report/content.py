@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ldae.data.artefact import whole
 from ldae.evaluation.calibration import NAME as CALIBRATION
 from ldae.evaluation.counterfactual import TRUTH_TABLE
 from ldae.evaluation.record import RESULT, SCANS, TABLE
@@ -48,8 +49,14 @@ class Part:
     command: str
 
     def elements(self, run: Run) -> list[Element]:
-        """What is shown."""
-        made = self.build(run)
+        """What is shown.
+
+        Raises:
+            CheckpointError: A file that it is made of is damaged.
+        """
+        of_a_verb = self.needs in run.jobs
+        with whole(f"What `ldae {self.needs}` wrote" if of_a_verb else (run.run_dir / self.needs).parent):
+            made = self.build(run)
         return made if isinstance(made, list) else [made]
 
 

@@ -48,6 +48,7 @@ def test_several_devices_without_the_overlay_are_refused(tiny: Path, ldae: Calla
 def test_the_other_processes_are_ended_with_this_one() -> None:
     class Launcher:
         procs: ClassVar = [subprocess.Popen(["sleep", "60"])]
+        num_processes = 2
 
     class Strategy:
         launcher = Launcher

@@ -22,9 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 
 
+def others_of(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children if "run_cli" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
 @pytest.fixture
-def training(tiny: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Two processes in the middle of a training: the first one, and the number of the other."""
+def training(tiny: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Two processes of a training: the first one, and the number of the other, which may just have begun."""
     words = ["--config", tiny, "--config", ROOT / "configs" / "ddp.yaml", "--trainer.devices", "2"]
     words += ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "100000"]
     first = subprocess.Popen(
@@ -37,11 +42,12 @@ def training(tiny: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         start_new_session=True,
     )
     deadline = time.monotonic() + PATIENCE
+    started = getattr(request, "param", True)
     while not (tiny.parent / "run/checkpoints/tiny/stage.json").is_file() and time.monotonic() < deadline:
+        if not started and others_of(first.pid):
+            break
         time.sleep(0.05)
-    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-    other = next(int(child) for child in children if "run_cli" in Path(f"/proc/{child}/cmdline").read_text())
-    yield first, other
+    yield first, others_of(first.pid)[0]
     with suppress(ProcessLookupError):
         os.killpg(first.pid, signal.SIGKILL)
 
@@ -72,6 +78,18 @@ def test_sigterm_to_any_ends_all(tiny: Path, training, told: str) -> None:
     assert torch.load(checkpoint, weights_only=True)["epoch"] >= 0
     assert not list((tiny.parent / "run").rglob(".partial*"))
     assert not list((tiny.parent / "run").rglob(".*.lock"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False], ids=["in training", "at its start"], indirect=True)
+def test_the_first_process_says_that_another_was_killed(training) -> None:
+    first, other = training
+    os.kill(other, signal.SIGKILL)
+    began = time.monotonic()
+    _, err = first.communicate(timeout=PATIENCE)
+    assert time.monotonic() - began < 30
+    assert first.returncode == 1
+    assert err.splitlines()[-1] == "ldae: Process 1 of this training was killed by signal 9; all have ended."
 
 
 @pytest.mark.slow
