@@ -21,9 +21,9 @@ from ldae.data.artefact import (
     read_json,
     sha256_file,
 )
-from ldae.data.datamodule import Batch
+from ldae.data.datamodule import SHARED_BATCH, Batch
 from ldae.data.embeddings import check_embeddings, code_columns, read_embeddings
-from ldae.data.samplers import EpochSampler
+from ldae.data.samplers import EpochSampler, TurnSampler
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import check_split
 from ldae.errors import InputError
@@ -57,7 +57,7 @@ class CodeDataModule(LightningDataModule):
     Args:
         run_dir: Folder of the run, with its embeddings.parquet.
         condition: Column whose classes can be asked for, or None; scans without a value take part.
-        batch_size: Codes in a batch.
+        batch_size: Codes in a batch, over all processes.
         seed: Seed of the order.
     """
 
@@ -126,11 +126,15 @@ class CodeDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches; a smaller last one is left out."""
         dataset = self.datasets[TRAINED]
-        sampler = EpochSampler(len(dataset), seed=self.seed)
-        if self.trainer is not None:
-            progress: Any = self.trainer.fit_loop.epoch_progress.current
+        trainer = self.trainer
+        rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if self.batch_size % ranks:
+            raise InputError(SHARED_BATCH.format(ranks=ranks, size=self.batch_size))
+        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, ranks=ranks)
+        if trainer is not None:
+            progress: Any = trainer.fit_loop.epoch_progress.current
             sampler.epoch = progress.processed
-        size = min(self.batch_size, len(dataset))
+        size = min(self.batch_size // ranks, len(sampler))
         return DataLoader(dataset, batch_size=size, sampler=sampler, drop_last=True, generator=self._quiet())
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -143,7 +147,9 @@ class CodeDataModule(LightningDataModule):
 
     def _whole(self, split: str) -> DataLoader[Batch]:
         dataset = self.datasets[split]
-        return DataLoader(dataset, batch_size=len(dataset), generator=self._quiet())
+        # each of several processes judges all: they are few, and the best weights must be the same to all
+        sampler = TurnSampler(len(dataset), rank=0, ranks=1)
+        return DataLoader(dataset, batch_size=len(dataset), sampler=sampler, generator=self._quiet())
 
     def _quiet(self) -> torch.Generator:
         """Seeds for workers, drawn from elsewhere than the stream of the training noise."""

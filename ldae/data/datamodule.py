@@ -25,6 +25,10 @@ from ldae.data.split import check_split, split_hash
 from ldae.errors import InputError
 
 Batch = dict[str, Tensor]
+SHARED_BATCH = (
+    "batch_size must be a multiple of the {ranks} processes that share it, got {size}. Give "
+    "--data.init_args.batch_size another number."
+)
 
 
 class VolumeDataset(Dataset[Batch]):
@@ -105,10 +109,7 @@ class _CohortDataModule(LightningDataModule):
     def _read(self) -> None:
         ranks = self._place[1]
         if self.batch_size % ranks:
-            raise InputError(
-                f"batch_size must be a multiple of the {ranks} processes that share it, got "
-                f"{self.batch_size}. Give --data.init_args.batch_size another number."
-            )
+            raise InputError(SHARED_BATCH.format(ranks=ranks, size=self.batch_size))
         self.cache = VolumeCache(self.run_dir / "cache", self.spec)
         self.frame = read_cohort(self.cohort, check="voxels", trusted=lambda path: str(path) in self.cache)
         check_split(self.frame)

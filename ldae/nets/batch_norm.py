@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -78,15 +78,3 @@ class SharedBatchNorm(_BatchNorm):
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         self.num_batches_tracked += 1
-
-
-def share_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every batch normalisation inside a module by a shared one of the same weights, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            shared = SharedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
-            shared.load_state_dict(child.state_dict())
-            setattr(module, name, shared)
-        else:
-            share_batch_norms(child)
-    return module

@@ -15,7 +15,6 @@ from torch.nn import functional
 from ldae.data.artefact import save_component
 from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
-from ldae.nets.batch_norm import share_batch_norms
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
 from ldae.stages.ema import ExponentialAverage
 from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
@@ -112,7 +111,7 @@ class AutoencoderStage(Stage):
             in_channels=1,
             num_layers_d=self.weights.discriminator_layers,
         )
-        return share_batch_norms(net)
+        return net
 
     def configure_optimizers(self) -> Any:
         """One Adam for the autoencoder, one for the discriminator; none where latents are the voxels."""

@@ -107,8 +107,9 @@ class CodeSamplerStage(Stage):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One batch {"code": [B, D], "label": [B]} at uniform levels."""
-        codes, label = (batch[name].repeat_interleave(self.draws, 0) for name in ("code", "label"))
-        told = torch.rand(len(label), device=label.device) >= self.unlabelled
+        # all codes once, then again: what several processes draw together belongs to the scans in their order
+        codes, label = (torch.cat([batch[name]] * self.draws) for name in ("code", "label"))
+        told = self.draw_shares(len(label)) >= self.unlabelled
         t = self.draw_levels(len(codes), steps=len(self.schedule))
         noise = self.noise_like(codes.new_empty(len(codes), self.sampler.size))
         label = torch.where(told, label, UNKNOWN)

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldae.errors import InputError
 from ldae.nets.batch_norm import process_count
 from ldae.nets.blocks import UndecayedParameter, to_channels_last
+from ldae.nets.shared_layers import share_layers
 from ldae.nets.small_convolutions import float32_where_small
 from ldae.stages.finite import FiniteLoss
 
@@ -132,10 +133,11 @@ class Stage(FiniteLoss):
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
 
     def configure_model(self) -> None:
-        """Fit the layers to the processor, and compile what is asked for.
+        """Fit the layers to the processor and the number of processes, and compile what is asked for.
 
         Weights are laid out before DDP takes note of how gradients lie: it mixes up those that lie otherwise.
         """
+        share_layers(self)
         if self.device.type == "cpu":
             to_channels_last(self)
             float32_where_small(self)
@@ -182,6 +184,11 @@ class Stage(FiniteLoss):
         """Noise levels of so many scans, evenly from 0 to `steps` - 1, [B]; drawn as `noise_like` draws."""
         ranks = process_count()
         return torch.randint(steps, (count * ranks,), device=self.device)[self.global_rank :: ranks]
+
+    def draw_shares(self, count: int) -> Tensor:
+        """Numbers evenly from [0, 1), one for each of so many scans, [B]; drawn as `noise_like` draws."""
+        ranks = process_count()
+        return torch.rand(count * ranks, device=self.device)[self.global_rank :: ranks]
 
     def fixed_noise(self, scans: Tensor, *, index: Tensor) -> Tensor:
         """Noise of the shape of `scans` that depends on each scan's number alone, not on its batch."""

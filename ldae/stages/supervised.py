@@ -260,7 +260,9 @@ class ClassificationStage(SupervisedStage):
                 f"classes must be at least two, got only {', '.join(map(str, self.classes)) or 'none'} of "
                 f"{data.target!r} in {data.cohort}."
             )
-        self.register_buffer("weight", self._weights(data.labels("train")), persistent=False)
+        labels = data.labels("train")
+        weight = self._weights(labels)
+        self.register_buffer("weight", weight / weight[labels].mean(), persistent=False)
 
     def _weights(self, labels: Tensor) -> Tensor:
         given = self.class_weights
@@ -268,7 +270,7 @@ class ClassificationStage(SupervisedStage):
             return torch.ones(len(self.classes))
         if given == "balanced":
             counts = torch.bincount(labels, minlength=len(self.classes))
-            return len(labels) / (len(self.classes) * counts)
+            return 1 / counts
         assert isinstance(given, dict)
         if set(given) != set(map(str, self.classes)) or min(given.values()) <= 0:
             raise InputError(
@@ -277,8 +279,12 @@ class ClassificationStage(SupervisedStage):
         return torch.tensor([float(given[str(name)]) for name in self.classes])
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Weighted cross-entropy."""
-        return functional.cross_entropy(outputs, labels, weight=self.weight)
+        """Weighted cross-entropy; weights are one in the mean over training scans.
+
+        Not over those of the batch, as torch has it: a batch in parts, of several processes or accumulated
+        steps, would have another gradient than the whole.
+        """
+        return functional.cross_entropy(outputs, labels, weight=self.weight, reduction="none").mean()
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Share of scans in their class."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Case:
     kind: str
     needs: tuple[str, ...]
     settings: tuple[str, ...]
+    tiny: str = ""
 
 
 CASES = (
@@ -68,15 +70,44 @@ CASES = (
         ("autoencoder", "denoiser", "latents", "cache"),
         ("--data.init_args.batch_size=4",),
     ),
+    Case(
+        "code_sampler",
+        "code_sampler",
+        ("autoencoder", "denoiser", "representation", "embeddings.parquet"),
+        ("--data.init_args.batch_size=4", "--model.init_args.draws=3"),
+    ),
+    Case(
+        "classification",
+        "baselines/diagnosis-cnn",
+        ("autoencoder", "cache"),
+        (
+            "--model.init_args.class_weights=balanced",
+            "--model.init_args.network.arguments={channels: [8, 16], dropout: 0.3}",
+        ),
+        tiny="supervised",
+    ),
+    Case(
+        "regression",
+        "baselines/age-cnn",
+        ("autoencoder", "cache"),
+        (
+            "--model.init_args.optimiser.lr=3e-4",
+            "--model.init_args.network.path=ldae.nets.image_networks.DenseNet3D",
+            "--model.init_args.network.arguments={blocks: [1, 1], growth: 4, features: 8, dropout: 0.3}",
+        ),
+        tiny="supervised",
+    ),
 )
 
 
 def words(case: Case, *, run: Path, cohort: Path) -> list[str]:
     configs = [
         f"--config={ROOT / 'configs' / 'demo' / case.config}.yaml",
-        f"--config={ROOT / 'tests' / 'tiny' / case.config}.yaml",
+        f"--config={ROOT / 'tests' / 'tiny' / (case.tiny or case.config)}.yaml",
     ]
-    place = [f"--data.init_args.cohort={cohort}", "--run_dir", str(run), "--trainer.log_every_n_steps=1"]
+    place = ["--run_dir", str(run), "--trainer.log_every_n_steps=1"]
+    if case.kind != "code_sampler":
+        place.append(f"--data.init_args.cohort={cohort}")
     return ["fit", *configs, *place, *case.settings]
 
 
@@ -124,8 +155,13 @@ def test_two_processes_end_with_the_weights_of_one(
 ) -> None:
     cohort = tiny_run / "cohort" / "cohort.csv"
     runs = {
-        (case.kind, ranks): branch(f"{case.kind}-{ranks}", *case.needs) for case in CASES for ranks in (1, 2)
+        (case.kind, ranks): branch(f"{case.config}-{ranks}", *case.needs)
+        for case in CASES
+        for ranks in (1, 2)
     }
+    for ranks in (1, 2):
+        # into which the code sampler is added
+        shutil.copytree(tiny_run / "pipeline", runs["code_sampler", ranks] / "pipeline")
     jobs = [
         {
             "words": [
@@ -133,14 +169,14 @@ def test_two_processes_end_with_the_weights_of_one(
                 *(TOGETHER if ranks == 2 else ()),
             ],
             "ranks": ranks,
-            "log": str(tmp_path / f"{case.kind}-{ranks}.log"),
+            "log": str(tmp_path / f"{case.config}-{ranks}.log"),
         }
         for case in CASES
         for ranks in (1, 2)
     ]
     codes = run_jobs(jobs)
     logs = {path.name: path.read_text()[-2000:] for path in tmp_path.glob("*.log.*")}
-    assert codes == [[0], [0, 0]] * 3, logs
+    assert codes == [[0], [0, 0]] * len(CASES), logs
     for case in CASES:
         one, two = (runs[case.kind, ranks] for ranks in (1, 2))
         exported = [load_file(run / case.kind / "model.safetensors") for run in (two, one)]
@@ -150,8 +186,8 @@ def test_two_processes_end_with_the_weights_of_one(
         # whose code "another's" is depends on who shares the process
         for name in together.keys() - {"val/shuffled"}:
             assert together[name] == pytest.approx(alone[name], rel=5e-3), (case.kind, name)
-        assert logs[f"{case.kind}-2.log.1"].count("Wrote") == 0
-        assert logs[f"{case.kind}-2.log.0"].count("Wrote") == 1
+        assert logs[f"{case.config}-2.log.1"].count("Wrote") == 0
+        assert logs[f"{case.config}-2.log.0"].count("Wrote") == 1
 
 
 @pytest.mark.parametrize("size", [16, 17, 23])
