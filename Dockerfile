@@ -1,6 +1,9 @@
-# docker build -t ldae . && docker run --rm --gpus all -v "$PWD/outputs:/data/outputs" ldae demo
+# docker build -t ldae . && mkdir -p outputs && docker run --rm --gpus all --user "$(id -u):$(id -g)" \
+#   --shm-size 4g -v "$PWD/outputs:/data/outputs" ldae demo
 # PyTorch's wheels bring CUDA; the machine gives the driver (nvidia-container-toolkit). Without a GPU leave
-# --gpus all out. scripts/check_dockerfile.sh runs the steps below without Docker.
+# --gpus all out. Loaders hand batches over in shared memory, of which Docker gives 64 MB. There is no C++
+# compiler, without which model.init_args.compiled does nothing but say so. scripts/check_dockerfile.sh runs
+# the steps below without Docker; the image itself has not been built.
 FROM python:3.12-slim
 
 # Options for pip, such as an index that holds a CPU build of torch.

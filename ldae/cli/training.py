@@ -31,6 +31,7 @@ from ldae.data.spec import PreprocessingSpec
 from ldae.errors import CheckpointError, InputError
 
 OTHER_WEIGHTS = "Error(s) in loading state_dict"
+NO_COMPILER = "InvalidCxxCompiler"
 # What may differ between a training and the judgement of its stage.
 JUDGED_FREELY = ("trainer.", "data.init_args.batch_size", "data.init_args.cohort")
 LEAST = {
@@ -179,6 +180,10 @@ def _possible(checkpoint: str | None, *, training: bool) -> Iterator[None]:
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except RuntimeError as error:
+        if NO_COMPILER in str(error):
+            raise InputError(
+                "model.init_args.compiled must be false without a C++ compiler, got true. Install g++."
+            ) from error
         if not str(error).startswith(OTHER_WEIGHTS):
             raise
         raise CheckpointError(

@@ -260,7 +260,7 @@ class LatentDataModule(_CohortDataModule):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"{folder} is missing: this stage works on the autoencoder's latents. Run first: "
-                "python run_cli.py fit --config aekl.yaml"
+                "ldae fit --config aekl.yaml"
             )
         with whole(folder / "config.json"):
             self.spec = PreprocessingSpec.from_dict(read_json(folder / "config.json")["spec"])
@@ -278,7 +278,7 @@ class LatentDataModule(_CohortDataModule):
         if missing:
             raise InputError(
                 f"latents of {len(missing)} of {len(keys)} scans are missing or stale in "
-                f"{self.store.folder}. Run first: python run_cli.py latents --run-dir {self.run_dir} "
+                f"{self.store.folder}. Run first: ldae latents --run-dir {self.run_dir} "
                 f"--cohort {self.cohort}"
             )
         mean, sigma = self.store.load(keys)

@@ -27,11 +27,11 @@ from ldae.errors import CheckpointError
 INDEX_NAME = "model_index.json"
 CLASS_NAME = "LDAEPipeline"
 MADE_BY = {
-    "autoencoder": "python run_cli.py fit --config aekl.yaml",
-    "denoiser": "python run_cli.py fit --config ldae_pretrain.yaml",
-    "representation": "python run_cli.py fit --config ldae_repr_learn.yaml",
-    "statistics": "python run_cli.py assemble",
-    "code_sampler": "python run_cli.py fit --config code_sampler.yaml",
+    "autoencoder": "ldae fit --config aekl.yaml",
+    "denoiser": "ldae fit --config ldae_pretrain.yaml",
+    "representation": "ldae fit --config ldae_repr_learn.yaml",
+    "statistics": "ldae assemble",
+    "code_sampler": "ldae fit --config code_sampler.yaml",
 }
 OPTIONAL = ("code_sampler",)
 REQUIRED = MADE_BY.keys() - OPTIONAL
@@ -155,7 +155,7 @@ def _same(found: str, wanted: str, *, what: str, folder: Path) -> None:
     if found != wanted:
         raise CheckpointError(
             f"{what} in {folder} has sha256 {found[:12]}, but {INDEX_NAME} names {wanted[:12]}. Copy the "
-            "folder whole, or run again: python run_cli.py assemble"
+            "folder whole, or run again: ldae assemble"
         )
 
 

@@ -113,6 +113,19 @@ class AutoencoderStage(Stage):
         )
         return net
 
+    def prepare_data(self) -> None:
+        """Stop before scans are read that the autoencoder could not take.
+
+        Raises:
+            InputError: A side cannot be halved as often as the levels ask for.
+        """
+        size, factor = self.datamodule.spec.size, self.autoencoder.config.factor
+        if any(side % factor for side in size):
+            raise InputError(
+                f"data.init_args.size must be multiples of {factor}, by which the autoencoder makes latents "
+                f"smaller, got {list(size)}. Change it, or model.init_args.autoencoder."
+            )
+
     def configure_optimizers(self) -> Any:
         """One Adam for the autoencoder, one for the discriminator; none where latents are the voxels."""
         if self.autoencoder.config.identity:
