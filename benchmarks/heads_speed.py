@@ -4,35 +4,26 @@
     python benchmarks/heads_speed.py
 
 The loop goes over members, samples and 1000 levels, one label at a time, as LaDiNE is published; it is timed
-on a part of its calls and scaled, which the result says.
+on a part of its calls and scaled, which the result says. Floor: the operations of matrix products over the
+rate of a large one, in double precision as the head works.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import torch
+from turns import Result, in_turns, matrix_rate, operations, ratio, seconds, tell
 
 from ldae.heads import EvidentialClassifier, LaDiNEClassifier
 from ldae.heads.label_diffusion import LEVELS
 from ldae.heads.stacked import StackedLinear
 
 WIDTH, BATCH = 768, 64
-
-
-def seconds(work: Callable[[], object], *, repeats: int) -> list[float]:
-    """Wall-clock seconds of each run."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return taken
 
 
 def one_member(head: LaDiNEClassifier) -> LaDiNEClassifier:
@@ -63,34 +54,36 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--calls", type=int, default=200, help="of the plain loop, then scaled")
     parser.add_argument("--scans", type=int, default=1000, help="that the heads are fitted on, 64 or more")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     random = np.random.default_rng(0)
     codes = random.standard_normal((args.scans, WIDTH))
     labels = (codes[:, :5].sum(axis=1) + random.standard_normal(args.scans) > 0).astype(int)
-    evidential = seconds(lambda: EvidentialClassifier().fit(codes, labels), repeats=1)[0]
+    evidential = seconds(lambda: EvidentialClassifier().fit(codes, labels))
     head = LaDiNEClassifier()
-    fit = seconds(lambda: head.fit(codes, labels), repeats=1)[0]
-    loop = plain_calls(head, codes, calls=args.calls)
-    head.sample(codes[:1])
-    one, many, plain = [], [], []
-    for _ in range(args.repeats):  # in turns, so that a busy machine slows all of them
-        one += seconds(lambda: head.sample(codes[:1]), repeats=1)
-        many += seconds(lambda: head.sample(codes[:BATCH]), repeats=1)
-        plain += seconds(loop, repeats=1)
-    calls = len(head.columns_) * head.samples * LEVELS
-    scaled = min(plain) / args.calls * calls
-    result = {
-        "threads": torch.get_num_threads(),
-        "evidential_fit_s": evidential,
-        "ladine_fit_s": fit,
-        "one_scan_ms": 1e3 * min(one),
-        "batch_of_64_ms_per_scan": 1e3 * min(many) / BATCH,
-        "plain_loop_s": scaled,
-        "plain_loop_scaled_from_calls": args.calls,
-        "plain_loop_over_one_scan": scaled / min(one),
-        "median_ratio": float(np.median(plain)) / args.calls * calls / float(np.median(one)),
+    fit = seconds(lambda: head.fit(codes, labels))
+    works: dict[str, Callable[[], object]] = {
+        "one": lambda: head.sample(codes[:1]),
+        "many": lambda: head.sample(codes[:BATCH]),
+        "plain": plain_calls(head, codes, calls=args.calls),
     }
-    print(json.dumps({name: round(value, 3) for name, value in result.items()}, indent=1))
+    taken = in_turns(works, repeats=args.repeats)
+    scale = len(head.columns_) * head.samples * LEVELS / args.calls
+    plain = [scale * second for second in taken["plain"]]
+    rate = matrix_rate(dtype=torch.float64)
+    result: Result = {
+        "evidential_fit_s": round(evidential, 2),
+        "ladine_fit_s": round(fit, 2),
+        "one_scan_ms": round(1e3 * min(taken["one"]), 2),
+        "one_scan_floor_ms": round(1e3 * operations(works["one"]) / rate, 2),
+        "batch_of_64_ms_per_scan": round(1e3 * min(taken["many"]) / BATCH, 2),
+        "batch_of_64_floor_ms_per_scan": round(1e3 * operations(works["many"]) / rate / BATCH, 2),
+        "plain_loop_s": round(min(plain), 2),
+        "plain_loop_scaled_from_calls": args.calls,
+        "plain_loop_over_one_scan": ratio(plain, taken["one"]),
+        "matrix_gflops_float64": round(rate / 1e9, 1),
+    }
+    tell(result, out=args.out)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,11 @@ matrix product; `share_of_matrix_peak` is the floor over the time taken.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-from turns import Result, in_turns, matrix_rate, ratio, tell
+from turns import Result, in_turns, matrix_rate, operations, ratio, tell
 
 from ldae.data.ahead import read_ahead
 from ldae.diffusion.samplers import Solver
@@ -54,13 +52,6 @@ def fewest_steps(pipe: LDAEPipeline, volumes: Tensor, *, enough: float) -> tuple
         if found >= enough:
             break
     return steps, found
-
-
-def operations(work: Callable[[], object]) -> int:
-    """Multiplications and additions of a piece of work."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def measure_one(pipe: LDAEPipeline, volumes: Tensor, *, repeats: int) -> Result:

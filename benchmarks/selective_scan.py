@@ -4,18 +4,21 @@
     python benchmarks/selective_scan.py
 
 The lengths are those of MedMamba-T's four stages on slices of 128 x 160 pixels, with its channels and states.
+Floor: what is given read and the answer written once, and both again for the gradients, at the rate at which
+memory is copied.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from turns import in_turns, memory_rate, ratio, tell
 
 from ldae.nets.selective_scan import selective_scan, sequential_scan
 
@@ -33,42 +36,44 @@ def material(*, slices: int, tokens: int, channels: int) -> list[Tensor]:
     return [value.requires_grad_() for value in (x, delta, a, b, c)]
 
 
-def seconds(scan: Callable[..., Tensor], values: list[Tensor], *, backward: bool) -> float:
-    """Wall-clock seconds of one run."""
-    start = time.perf_counter()
+def run(scan: Callable[..., Tensor], values: list[Tensor], *, backward: bool) -> None:
+    """The scan, and its gradients where they are wanted."""
     with torch.set_grad_enabled(backward):
         y = scan(*values)
     if backward:
         torch.autograd.grad(y.sum(), values)
-    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     torch.manual_seed(0)
+    rows, rate = [], memory_rate()
     for slices in args.slices:
         for tokens, channels in STAGES.items():
             values = material(slices=slices, tokens=tokens, channels=channels)
             for backward in (False, True):
-                taken: dict[str, list[float]] = {"sequential": [], "chunked": []}
-                for _ in range(args.repeats + 1):  # in turns, so that a busy machine slows both
-                    taken["sequential"].append(seconds(sequential_scan, values, backward=backward))
-                    taken["chunked"].append(seconds(selective_scan, values, backward=backward))
-                # the first run of each warms up
-                slow, fast = (statistics.median(times[1:]) for times in taken.values())
-                row = {
-                    "slices": slices,
-                    "tokens": tokens,
-                    "channels": channels,
-                    "backward": backward,
-                    "sequential_ms": round(1000 * slow, 1),
-                    "chunked_ms": round(1000 * fast, 1),
-                    "ratio": round(slow / fast, 2),
+                works = {
+                    "sequential": partial(run, sequential_scan, values, backward=backward),
+                    "chunked": partial(run, selective_scan, values, backward=backward),
                 }
-                print(json.dumps(row), flush=True)
+                taken = in_turns(works, repeats=args.repeats)
+                moved = 4 * (sum(value.numel() for value in values) + values[0].numel()) * (1 + backward)
+                rows.append(
+                    {
+                        "slices": slices,
+                        "tokens": tokens,
+                        "channels": channels,
+                        "backward": backward,
+                        **{f"{name}_ms": round(1e3 * statistics.median(t), 1) for name, t in taken.items()},
+                        "floor_ms": round(1e3 * moved / rate, 2),
+                        "sequential_over_chunked": ratio(taken["sequential"], taken["chunked"]),
+                    }
+                )
+    tell({"scans": rows}, out=args.out)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from matplotlib import pyplot
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from turns import Result, in_turns, matrix_rate, ratio, tell
+from turns import Result, in_turns, matrix_rate, operations, ratio, tell
 
 from ldae.diffusion.model import GuidedDiffusion, LatentDenoiser
 from ldae.diffusion.prediction import add_noise
@@ -194,17 +193,17 @@ def measure(stage: str, *, forms: list[str], repeats: int) -> tuple[Result, dict
     plain = curves["plain"]
     curves["plain, other noise"] = Training(stage, form="plain").losses(seed=2)
     taken = in_turns(trainings, repeats=repeats)
-    with FlopCounterMode(display=False) as counter:
-        trainings["default"]()
+    flop, peak = operations(trainings["default"]), matrix_rate()
     batch = trainings["plain"].step.batch
-    rate = counter.get_total_flops() / min(taken["default"])
     found: Result = {
         "volumes_per_second": {form: round(batch / min(times), 1) for form, times in taken.items()},
         "plain_over": {form: ratio(taken["plain"], taken[form]) for form in forms if form != "plain"},
         "loss_apart": {form: median_apart(curves[form], plain) for form in forms if form != "plain"},
         "noise": median_apart(curves["plain, other noise"], plain),
-        "gflop_per_volume": round(counter.get_total_flops() / batch / 1e9, 2),
-        "share_of_matrix_rate": round(rate / matrix_rate(), 2),
+        "gflop_per_volume": round(flop / batch / 1e9, 2),
+        "floor_ms_per_volume": round(1e3 * flop / batch / peak, 2),
+        "matrix_gflops": round(peak / 1e9, 1),
+        "share_of_matrix_rate": round(flop / min(taken["default"]) / peak, 2),
     }
     return found, curves
 

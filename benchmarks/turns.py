@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 Result = dict[str, object]
 
@@ -27,10 +28,22 @@ def in_turns(works: Mapping[str, Callable[[], object]], *, repeats: int) -> dict
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(seconds(work))
     return taken
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating point operations of the matrix products and convolutions of a piece of work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> list[float]:

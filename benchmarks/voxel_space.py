@@ -6,7 +6,8 @@
 The demo's denoising UNet on latents of 3x8x10x8 and, with one channel in and out, on the 32x40x32 voxels
 that they stand for: an optimiser step a scan, and a call of the network a scan. What the autoencoder takes
 to encode and decode is added to a walk of 20 calls in latents, and nothing to one in voxels. To run all
-stages on voxels, train with `--config aekl.yaml --config voxels.yaml`.
+stages on voxels, train with `--config aekl.yaml --config voxels.yaml`. Floor: operations of convolutions and
+matrix products over the rate of a large matrix product.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from training_step import LATENT, SIZE, arguments
-from turns import Result, in_turns, ratio, tell
+from turns import Result, in_turns, matrix_rate, operations, ratio, tell
 
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.blocks import to_channels_last
@@ -70,12 +71,14 @@ def main() -> None:
         "voxel_call": voxel.call,
         "autoencoder": both_ways,
     }
-    taken = in_turns(works, repeats=args.repeats)
+    taken, rate = in_turns(works, repeats=args.repeats), matrix_rate()
     walks = [
         CALLS * call + rest for call, rest in zip(taken["latent_call"], taken["autoencoder"], strict=True)
     ]
     result: Result = {
         "milliseconds": {name: round(1e3 * min(times), 1) for name, times in taken.items()},
+        "floor_milliseconds": {name: round(1e3 * operations(work) / rate, 1) for name, work in works.items()},
+        "matrix_gflops": round(rate / 1e9, 1),
         "voxel_over_latent_step": ratio(taken["voxel_step"], taken["latent_step"]),
         "voxel_over_latent_walk": ratio([CALLS * call for call in taken["voxel_call"]], walks),
     }
