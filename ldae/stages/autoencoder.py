@@ -119,6 +119,8 @@ class AutoencoderStage(Stage):
         Raises:
             InputError: A side cannot be halved as often as the levels ask for.
         """
+        if self.datamodule is None:
+            return
         size, factor = self.datamodule.spec.size, self.autoencoder.config.factor
         if any(side % factor for side in size):
             raise InputError(

@@ -261,8 +261,8 @@ class ClassificationStage(SupervisedStage):
                 f"{data.target!r} in {data.cohort}."
             )
         labels = data.labels("train")
-        weight = self._weights(labels)
-        self.register_buffer("weight", weight / weight[labels].mean(), persistent=False)
+        self.register_buffer("weight", self._weights(labels), persistent=False)
+        self.mean_weight = float(self.weight[labels].mean())
 
     def _weights(self, labels: Tensor) -> Tensor:
         given = self.class_weights
@@ -270,7 +270,7 @@ class ClassificationStage(SupervisedStage):
             return torch.ones(len(self.classes))
         if given == "balanced":
             counts = torch.bincount(labels, minlength=len(self.classes))
-            return 1 / counts
+            return len(labels) / (len(self.classes) * counts)
         assert isinstance(given, dict)
         if set(given) != set(map(str, self.classes)) or min(given.values()) <= 0:
             raise InputError(
@@ -279,12 +279,13 @@ class ClassificationStage(SupervisedStage):
         return torch.tensor([float(given[str(name)]) for name in self.classes])
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Weighted cross-entropy; weights are one in the mean over training scans.
+        """Weighted cross-entropy, over the mean weight of the training scans.
 
-        Not over those of the batch, as torch has it: a batch in parts, of several processes or accumulated
+        Not over that of the batch, as torch has it: a batch in parts, of several processes or accumulated
         steps, would have another gradient than the whole.
         """
-        return functional.cross_entropy(outputs, labels, weight=self.weight, reduction="none").mean()
+        losses = functional.cross_entropy(outputs, labels, weight=self.weight, reduction="none")
+        return losses.mean() / self.mean_weight
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Share of scans in their class."""

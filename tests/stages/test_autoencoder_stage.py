@@ -12,12 +12,14 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 
+from ldae.cli.main import main
 from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.stages.autoencoder import AutoencoderLossConfig, AutoencoderStage
 from ldae.stages.autoencoder import kl_divergence as our_kl
 from ldae.stages.stage import OptimiserConfig, Phase, learning_rate
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = AutoencoderConfig(channels=(4, 8), res_blocks=1, groups=2)
 
 
@@ -203,3 +205,13 @@ def test_folding_keeps_the_size_and_sets_the_factor(patch: int, factor: int) -> 
     assert mean.shape == (2, 3, 8 // factor, 16 // factor, 8 // factor)
     torch.testing.assert_close(sigma, torch.full_like(sigma, torch.tensor(-4.0).exp().item()))
     assert net.decode(mean).shape == x.shape
+
+
+def test_a_size_that_cannot_be_halved_is_refused_before_scans_are_read(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [f"--config={ROOT / folder / 'aekl.yaml'}" for folder in ("configs/demo", "tests/tiny")]
+    place = [f"--run_dir={tmp_path}", f"--data.init_args.cohort={tiny_run / 'cohort' / 'cohort.csv'}"]
+    assert main(["fit", *configs, *place, "--data.init_args.size=[18, 24, 16]"]) == 2
+    assert "data.init_args.size must be multiples of 4" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 from torch import Tensor
+from torch.nn import functional
 
 from ldae.cli.main import main
 from ldae.cli.training import StageCLI
@@ -155,14 +156,17 @@ def test_broken_off_and_started_again_it_ends_with_the_same_weights(
 def test_classes_are_weighted(branch: Branch, cohort: Path) -> None:
     run = branch("run", "autoencoder", "cache")
 
-    def weights(given: str) -> list[float]:
+    def prepared(given: str) -> ClassificationStage:
         cli = StageCLI(words("classification", run, cohort=cohort, model__class_weights=given)[1:])
         cli.build()
         cli.datamodule.setup()
         stage = cli.model
         assert isinstance(stage, ClassificationStage)
         stage.prepare(cli.datamodule)
-        return stage.weight.tolist()
+        return stage
+
+    def weights(given: str) -> list[float]:
+        return prepared(given).weight.tolist()
 
     assert weights("null") == [1, 1]
     assert weights("{CN: 1.0, AD: 2.0}") == [2, 1]
@@ -170,6 +174,14 @@ def test_classes_are_weighted(branch: Branch, cohort: Path) -> None:
     train = rows[(rows["split"] == "train") & rows["diagnosis"].isin(["CN", "AD"])]["diagnosis"]
     counts = train.value_counts()
     assert weights("balanced") == pytest.approx([len(train) / 2 / counts[name] for name in ("AD", "CN")])
+    stage, outputs = prepared("{CN: 1.0, AD: 2.0}"), torch.randn(6, 2)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    each = functional.cross_entropy(outputs, labels, reduction="none") * torch.tensor([2, 2, 2, 1, 1, 1])
+    mean = (2 * counts["AD"] + counts["CN"]) / len(train)
+    assert float(stage.loss(outputs, labels)) == pytest.approx(float(each.mean()) / mean, rel=1e-6)
+    # a batch in parts has the mean of their losses, whatever classes the parts hold
+    parts = [stage.loss(outputs[part], labels[part]) for part in (slice(3), slice(3, 6))]
+    assert float(sum(parts)) / 2 == pytest.approx(float(stage.loss(outputs, labels)), rel=1e-6)
 
 
 @pytest.mark.parametrize(
