@@ -25,6 +25,7 @@ from ldae.data.artefact import PARTIAL, atomic_path
 from ldae.data.samplers import EpochSampler
 from ldae.errors import CheckpointError, Interrupted
 
+JUDGING = ("validate_loop", "test_loop")
 AWAY = "Bring the whole file back, or train anew with --overwrite true."
 
 
@@ -216,13 +217,23 @@ def check_checkpoint(path: Path, *, training: bool) -> None:
     except (RuntimeError, ValueError, OSError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(f"{path} must be a whole checkpoint of fit, got: {reason}. {AWAY}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("state_dict"), dict):
+    if not isinstance(document, dict) or not _can_be_judged(document, training=training):
         raise CheckpointError(f"{path} must be a checkpoint of fit, got something else. {AWAY}")
     if training and not _has_all(document):
         raise CheckpointError(
             f"{path} must hold all that a training goes on from, got weights without the state of the "
             f"optimiser or how far it has come. {AWAY}"
         )
+
+
+def _can_be_judged(document: dict[str, Any], *, training: bool) -> bool:
+    """Whether a checkpoint has weights, what wrote it, and, if any, the loops that judging goes on from."""
+    loops = None if training else document.get("loops")
+    kinds = {"state_dict": dict, "pytorch-lightning_version": str}
+    return all(isinstance(document.get(key), kind) for key, kind in kinds.items()) and (
+        loops is None
+        or (isinstance(loops, dict) and all(isinstance(loops.get(name), dict) for name in JUDGING))
+    )
 
 
 def _has_all(document: dict[str, Any]) -> bool:

@@ -226,7 +226,8 @@ def whole(path: str | Path) -> Iterator[None]:
         IndexError,
         RuntimeError,
     ) as error:
-        reason = f"misses {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
+        told = " ".join(str(error).split())  # of torch and pandas it may be several lines
+        reason = f"misses {told}" if isinstance(error, KeyError) else f"does not fit: {told}"
         raise CheckpointError(
             f"{path} must be as ldae wrote it, but {reason.rstrip('.')}. Make it anew or copy it whole."
         ) from error

@@ -100,3 +100,97 @@ def test_two_trainings_of_one_stage(tiny: Path, ldae) -> None:
     assert f"process {other.pid}" in said.err
     assert str(run) in said.err
     assert ldae("fit", "--config", tiny).code == 0
+
+
+VERSION = "pytorch-lightning_version"
+
+
+def spoil(path: Path, what: str) -> None:
+    """Leave the weights of a checkpoint and take away, or empty, what else a training goes on from."""
+    document = torch.load(path, weights_only=True)
+    if what == "weights alone":
+        document = {key: document[key] for key in ("state_dict", VERSION)}
+    elif what == "optimiser without its state":
+        document["optimizer_states"] = [{}]
+    elif what == "no place in the epochs":
+        document["loops"] = {}
+    else:
+        del document[what]
+    torch.save(document, path)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "optimizer_states",
+        "lr_schedulers",
+        "loops",
+        "epoch",
+        "global_step",
+        "weights alone",
+        "optimiser without its state",
+        "no place in the epochs",
+    ],
+)
+def test_weights_are_not_enough_to_go_on_from(tiny: Path, ldae, interrupted: Path, what: str) -> None:
+    spoil(interrupted, what)
+    damaged = interrupted.read_bytes()
+    said = ldae("fit", "--config", tiny)
+    assert said.code == 2
+    assert said.err == (
+        f"ldae: {interrupted} must hold all that a training goes on from, got weights without the state of "
+        "the optimiser or how far it has come. Bring the whole file back, or train anew with --overwrite "
+        "true.\n"
+    )
+    assert interrupted.read_bytes() == damaged
+    assert not (tiny.parent / "run" / "tiny").exists()
+    assert ldae("fit", "--config", tiny, "--overwrite", "true").code == 0
+
+
+@pytest.mark.parametrize("what", ["optimizer_states", "weights alone"])
+def test_weights_are_enough_to_judge(tiny: Path, ldae, interrupted: Path, what: str) -> None:
+    whole = ldae("validate", "--config", tiny)
+    assert whole.code == 0
+    spoil(interrupted, what)
+    said = ldae("validate", "--config", tiny)
+    assert said.code == 0
+    assert said.out == whole.out
+    assert "val/loss" in said.out
+
+
+@pytest.mark.parametrize(
+    ("what", "verbs"), [(VERSION, ("fit", "validate")), ("no place in the epochs", ("validate",))]
+)
+def test_what_fit_did_not_write(
+    tiny: Path, ldae, interrupted: Path, what: str, verbs: tuple[str, ...]
+) -> None:
+    spoil(interrupted, what)
+    for verb in verbs:
+        said = ldae(verb, "--config", tiny)
+        assert said.code == 2
+        assert said.err == (
+            f"ldae: {interrupted} must be a checkpoint of fit, got something else. Bring the whole file "
+            "back, or train anew with --overwrite true.\n"
+        )
+
+
+@pytest.mark.parametrize("way", ["pickle", "objects"])
+def test_a_pickle_is_refused_without_advice(
+    tiny: Path, ldae, interrupted: Path, tmp_path: Path, way: str
+) -> None:
+    harm = Harm(tmp_path / "harm")
+    if way == "pickle":
+        interrupted.write_bytes(pickle.dumps(harm))
+        told = "a whole checkpoint of fit, got one cut short, or another file"
+    else:
+        document = torch.load(interrupted, weights_only=True)
+        torch.save({**document, "epoch": harm}, interrupted)
+        told = "a checkpoint of fit, got objects that loading would execute"
+    for verb in ("fit", "validate"):
+        said = ldae(verb, "--config", tiny)
+        assert said.code == 2
+        assert said.err == (
+            f"ldae: {interrupted} must be {told}. Bring the whole file back, or train anew with --overwrite "
+            "true.\n"
+        )
+    assert not harm.path.exists()

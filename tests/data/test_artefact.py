@@ -15,6 +15,7 @@ from ldae.data.artefact import (
     save_component,
     sha256_file,
     sha256_json,
+    whole,
     write_json,
 )
 from ldae.errors import CheckpointError
@@ -109,3 +110,11 @@ def test_json_is_atomic_and_canonical(tmp_path: Path) -> None:
         write_json(path, float("nan"))
     assert json.loads(path.read_text())["b"] == 1
     assert len(sha256_file(path)) == 64
+
+
+def test_what_is_wrong_with_a_document_is_one_line() -> None:
+    with pytest.raises(CheckpointError) as told, whole("config.json"):
+        torch.nn.Linear(2, 2).load_state_dict({})
+    assert str(told.value).startswith("config.json must be as ldae wrote it, but does not fit: Error(s) in")
+    assert "\n" not in str(told.value)
+    assert "\t" not in str(told.value)

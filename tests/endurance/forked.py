@@ -16,10 +16,16 @@ IMPORTED = (
     "ldae.cli.training",
     "ldae.evaluation.code",
     "ldae.evaluation.comparison",
+    "ldae.evaluation.counterfactual",
     "ldae.evaluation.doctor",
+    "ldae.evaluation.interpolation",
     "ldae.evaluation.probes",
+    "ldae.evaluation.reconstruction",
+    "ldae.evaluation.solvers",
     "ldae.pipeline.compress",
+    "ldae.pipeline.embed_cohort",
     "ldae.pipeline.manipulation_job",
+    "ldae.pipeline.samples",
     "ldae.pipeline.scan_jobs",
     "ldae.report.page",
     "ldae.report.doctor",
@@ -37,17 +43,22 @@ def server() -> ForkServerContext:
 
 
 def say(words: list[str], log: str) -> None:
-    """The program, with what it prints in a file."""
+    """The program, with what it prints in a file; a word && ends a command, and a failure all of them."""
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(stream, number)
     from ldae.cli.main import main
 
+    while "&&" in words:
+        end = words.index("&&")
+        if code := main(words[:end]):
+            sys.exit(code)
+        words = words[end + 1 :]
     sys.exit(main(words))
 
 
 def start(context: ForkServerContext, words: list[str], *, log: Path) -> BaseProcess:
-    """Begin a command."""
+    """Begin a command, or several with a word && between them."""
     process = context.Process(target=say, args=(words, str(log)))
     process.start()
     return process

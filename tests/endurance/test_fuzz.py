@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,29 @@ def test_the_program(
         assert code == 0 or err.startswith("ldae"), err
     assert listing(folder) == before or b"split" not in content
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def trainable() -> None:
+    """What `fit` imports, which takes longer than an example may."""
+    for name in ("lightning.pytorch", "ldae.cli.training", "ldae.stages"):
+        import_module(name)
+
+
+@given(content=tables(), name=st.sampled_from(["aekl", "classification"]))
+@examples(40)
+def test_fit_on_any_cohort(
+    trainable: None, tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
+) -> None:
+    run = tmp_path_factory.mktemp("fit", numbered=True)
+    cohort = run / "cohort" / "cohort.csv"
+    cohort.parent.mkdir()
+    cohort.write_bytes(content)
+    code, err = say(["fit", "--config", f"demo/{name}.yaml", "--run_dir", str(run)])
+    assert code == 2
+    assert err.startswith("ldae: ")
+    assert "Traceback" not in err
+    assert str(cohort) in err
+    assert [path for path in run.rglob("*") if path.is_file()] == [cohort]
+    assert cohort.read_bytes() == content
+    shutil.rmtree(run)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import random
 import shutil
@@ -28,8 +29,9 @@ KILLS = 20
 # Where the machine is faster than it was when the command was timed, many a run ends before its moment.
 MOST_FINISHED = 5 * KILLS
 FASTER = 0.98
-# What tells when and how long, not what.
+# What tells when and how long, not what; of tables, the columns of seconds.
 TIMES = {"seconds", "secondsTotal", "date", "time"}
+TIMED = "seconds"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Case:
     """A command that is killed.
 
     Attributes:
-        words: The command; {run} is its run folder, {tiny} the tiny run, {first} and {second} two scans.
+        words: The command, or several with && between them; {run} is its run folder, {tiny} the tiny run,
+            {sampled} its pipeline with a code sampler, {first} and {second} two scans.
         needs: Parts of the tiny run that it reads.
         copies: Parts that it changes, and therefore gets copies of.
     """
@@ -47,19 +50,33 @@ class Case:
     copies: tuple[str, ...] = ()
 
 
-def training(name: str) -> str:
-    overlay = ROOT / "tests" / "tiny" / f"{name}.yaml"
-    return f"fit --config demo/{name}.yaml --config {overlay} --run_dir {{run}} --trainer.max_epochs 2"
+def training(name: str, *, overlay: str | None = None) -> str:
+    tiny = ROOT / "tests" / "tiny" / f"{overlay or name}.yaml"
+    return f"fit --config demo/{name}.yaml --config {tiny} --run_dir {{run}} --trainer.max_epochs 2"
 
 
 PIPELINE = ("pipeline", "cohort", "cache")
 EVALUATION = (*PIPELINE, "embeddings.parquet", "heads")
+# Without what tells that it is a phantom, whose true scans take long to render.
+REAL = ("pipeline", "cohort/cohort.csv", "cohort/scans", "cache", "heads")
+FEW = "--run-dir {run} --limit 2 --steps 2 --decode-steps 2"
 STEPS = "--pipeline {run}/pipeline --steps 2 --out {run}/scans"
+LATENTS = "latents --run-dir {run} --batch-size 4"
+EMBED = "embed --pipeline {run}/pipeline --cohort {run}/cohort/cohort.csv --cache {run}/new --out {run}/out"
+CODED = ("cohort", "autoencoder", "denoiser", "representation", "embeddings.parquet")
+
+
+def in_parts(words: str) -> str:
+    """A command in two parts, and the one that merges them."""
+    return f"{words} --shard 1/2 && {words} --shard 2/2 && {words}"
+
+
 CASES = {
     "phantom": Case("phantom --out {run}/new --subjects 12 --spacing 10 --size 16 24 16 --jobs 1"),
     "split": Case("split --cohort {run}/cohort/cohort.csv --seed 7 --overwrite", copies=("cohort",)),
     "autoencoder": Case(training("aekl"), ("cohort", "cache")),
-    "latents": Case("latents --run-dir {run} --batch-size 4", ("cohort", "cache", "autoencoder")),
+    "latents": Case(LATENTS, ("cohort", "cache", "autoencoder")),
+    "latents in parts": Case(in_parts(LATENTS), ("cohort", "cache", "autoencoder")),
     "denoiser": Case(training("ldae_pretrain"), ("cohort", "cache", "autoencoder", "latents")),
     "representation": Case(
         training("ldae_repr_learn"), ("cohort", "cache", "autoencoder", "latents", "denoiser")
@@ -67,12 +84,18 @@ CASES = {
     "assemble": Case(
         "assemble --run-dir {run}", ("cohort", "cache", "autoencoder", "denoiser", "representation")
     ),
-    "embed": Case(
-        "embed --pipeline {run}/pipeline --cohort {run}/cohort/cohort.csv --cache {run}/new --out {run}/out",
-        ("pipeline", "cohort"),
-    ),
+    "embed": Case(EMBED, ("pipeline", "cohort")),
+    "embed in parts": Case(in_parts(EMBED), ("pipeline", "cohort")),
+    "code sampler": Case(training("code_sampler"), CODED, copies=("pipeline",)),
+    "classification": Case(training("classification", overlay="supervised"), ("cohort", "cache")),
+    "regression": Case(training("regression", overlay="supervised"), ("cohort", "cache")),
     "probe": Case("probe --run-dir {run} --target diagnosis", ("embeddings.parquet",)),
-    "evaluate": Case("evaluate code --run-dir {run} --limit 4", EVALUATION),
+    "evaluate code": Case("evaluate code --run-dir {run} --limit 4", EVALUATION),
+    "evaluate reconstruction": Case(f"evaluate reconstruction {FEW}", REAL),
+    "evaluate solvers": Case(f"evaluate reconstruction --sweep --solver ddim exact {FEW} 3", REAL),
+    "evaluate comparison": Case("evaluate comparison --run-dir {run}", EVALUATION),
+    "evaluate counterfactual": Case(f"evaluate counterfactual {FEW}", REAL),
+    "evaluate interpolation": Case(f"evaluate interpolation {FEW}", REAL),
     "doctor": Case("doctor --pipeline {run}/pipeline --limit 5", EVALUATION),
     "reconstruct": Case(f"reconstruct {{first}} {{second}} {STEPS}", PIPELINE),
     "vary": Case(f"vary {{first}} -n 2 {STEPS}", PIPELINE),
@@ -80,6 +103,10 @@ CASES = {
     "manipulate": Case(
         f"manipulate {{first}} --head {{run}}/heads/age --target 60 --target 80 {STEPS}", (*PIPELINE, "heads")
     ),
+    "sample": Case(
+        "sample --pipeline {sampled} --embeddings {tiny}/embeddings.parquet -n 2 --steps 2 --out {run}/scans"
+    ),
+    "check": Case("check {first} {second} --pipeline {run}/pipeline --out {run}/out", ("pipeline",)),
     "report": Case("report --run-dir {run}", (*EVALUATION, "logs")),
 }
 
@@ -92,11 +119,22 @@ def forks() -> Iterator[ForkServerContext]:
         yield server()
 
 
+@pytest.fixture(scope="module")
+def sampled(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, forks: ForkServerContext) -> Path:
+    """The tiny run's pipeline with a code sampler."""
+    folder = tmp_path_factory.mktemp("sampled")
+    case = CASES["code sampler"]
+    make_run(folder / "run", tiny_run, case)
+    run_whole(forks, case.words.format(run=folder / "run").split(), log=folder / "log")
+    return folder / "run" / "pipeline"
+
+
 def make_run(run: Path, tiny: Path, case: Case) -> None:
     """The run folder as it lies before the command."""
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
     for part in case.needs:
+        (run / part).parent.mkdir(exist_ok=True)
         (run / part).symlink_to(tiny / part)
     for part in case.copies:
         shutil.copytree(tiny / part, run / part)
@@ -107,12 +145,8 @@ def files(run: Path) -> Iterator[Path]:
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run)
         hidden = any(part.startswith((".partial", ".")) for part in name.parts)
-        if (
-            path.is_file()
-            and not hidden
-            and "logs" not in name.parts
-            and not (run / name.parts[0]).is_symlink()
-        ):
+        given = any((run / parent).is_symlink() for parent in (name, *name.parents))
+        if path.is_file() and not hidden and not given and "logs" not in name.parts:
             yield path
 
 
@@ -130,7 +164,10 @@ def read(path: Path) -> Any:
         with safe_open(path, framework="np") as stream:
             return {key: stream.get_tensor(key).tobytes() for key in stream.keys()}  # noqa: SIM118
     if name.endswith(".parquet"):
-        return parquet.read_table(path).to_pydict().__repr__()
+        columns = parquet.read_table(path).to_pydict()
+        return repr({key: values for key, values in columns.items() if TIMED not in key})
+    if name.endswith(".csv"):
+        return [{key: value for key, value in row.items() if TIMED not in key} for row in rows(path)]
     if name.endswith(".npy"):
         return np.load(path, allow_pickle=False).tobytes()
     if name.endswith(".nii.gz"):
@@ -144,6 +181,13 @@ def read(path: Path) -> Any:
     return path.read_bytes()
 
 
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table, as many cells in each as its header has."""
+    with path.open(newline="") as stream:
+        header, *lines = csv.reader(stream)
+    yield from (dict(zip(header, cells, strict=True)) for cells in lines)
+
+
 def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(inner) for key, inner in value.items() if key not in TIMES and key != "request"}
@@ -151,10 +195,13 @@ def timeless(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_twenty_times(name: str, tiny_run: Path, tmp_path: Path, forks: ForkServerContext) -> None:
+def test_killed_twenty_times(
+    name: str, tiny_run: Path, sampled: Path, tmp_path: Path, forks: ForkServerContext
+) -> None:
     case, run, log = CASES[name], tmp_path / "run", tmp_path / "log"
     first, second = sorted((tiny_run / "cohort" / "scans").rglob("*.nii.gz"))[:2]
-    words = case.words.format(run=run, tiny=tiny_run, first=first, second=second).split()
+    given = {"run": run, "tiny": tiny_run, "sampled": sampled, "first": first, "second": second}
+    words = case.words.format(**given).split()
 
     make_run(run, tiny_run, case)
     run_whole(forks, words, log=log)  # the first one also fills what is kept between commands
