@@ -15,6 +15,8 @@ from ldae.errors import InputError
 
 MOST_NODES = 100_000
 DEFAULT_RUN_DIR = "outputs/run"
+FREE_TABLES = ("arguments", "class_weights")
+"""Keys whose table has names of its own and is one value to `fit`, which replaces it whole."""
 
 # Keys that say where and how conveniently a stage is trained, not what comes out.
 CIRCUMSTANCES = (
@@ -105,11 +107,14 @@ def _nodes(document: Any) -> Iterator[Any]:
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`overlay` laid over `base`: tables are merged key by key, anything else is replaced."""
+    """`overlay` laid over `base` as `fit` does: tables are merged key by key, anything else is replaced."""
     merged = dict(base)
     for key, value in overlay.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        if isinstance(below, dict) and isinstance(value, dict) and key not in FREE_TABLES:
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -17,17 +17,32 @@ if TYPE_CHECKING:
     from ldae.evaluation.memory import Need
 
 STAGES = {
-    "autoencoder": ("AutoencoderStage", "model.init_args.autoencoder.checkpointing true"),
-    "denoiser": ("DenoiserStage", None),
-    "representation": (
-        "RepresentationStage",
-        "model.init_args.encoder.backbone.arguments.checkpointing true",
-    ),
+    "autoencoder": "AutoencoderStage",
+    "denoiser": "DenoiserStage",
+    "representation": "RepresentationStage",
+}
+SWITCHES = {
+    "autoencoder": "model.init_args.autoencoder.checkpointing true",
+    "representation": "model.init_args.encoder.backbone.arguments.checkpointing true",
+}
+ACCUMULATION = {
+    "autoencoder": "model.init_args.accumulate",
+    "denoiser": "trainer.accumulate_grad_batches",
+    "representation": "trainer.accumulate_grad_batches",
 }
 CONFIGS = ("aekl.yaml", "ldae_pretrain.yaml", "ldae_repr_learn.yaml")
 CARDS = (16, 24, 48, 80)
 BATCHES = (1, 2, 4, 8, 16, 32)
+ROOM = 0.1
+"""Share of a card that is left free: it has less than its name says, its memory falls into pieces, and on a
+processor the estimate lacked 0.5 to 2.1 GiB (benchmarks/README.md)."""
+HALF = ("16", "bf16", "transformer-engine")
+"""How the names of Lightning's precisions begin that compute in half precision or less."""
 GIB = 2**30
+NOTE = f"""\
+An estimate, not measured on a GPU: weights, average, optimiser, activations and
+gradients, and 10 % and 1 GB for the rest; stage 1 without its perceptual network.
+The batch is the largest of the table's that leaves {100 * ROOM:.0f} % of the card free."""
 
 
 def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
@@ -36,22 +51,38 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     Raises:
         InputError: A stage's configuration is missing, or two are of one stage.
     """
-    from ldae.evaluation.memory import needs_by_batch
+    from ldae.evaluation.memory import autoencoder_config, has_switch, needs_by_batch
 
     documents = _documents(names or CONFIGS)
     models = {kind: document["model"]["init_args"] for kind, document in documents.items()}
     needs: list[Need] = []
     with _buildable("autoencoder", "data.init_args.size must be the volume's three sizes"):
         size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
-    for stage, (_, switch) in STAGES.items():
-        for switched in (False, True) if switch else (False,):
-            half = str(flatten(documents[stage]).get("trainer.precision", "32-true")).startswith("bf16")
-            with _buildable(stage, "the configurations must fit together"):
+    told = {
+        stage: f"{stage}: more by accumulation, --{key} N"
+        + (f"; checkpointing by\n  --{SWITCHES[stage]}" if stage in SWITCHES else "")
+        for stage, key in ACCUMULATION.items()
+    }
+    for stage in STAGES:
+        half = str(flatten(documents[stage]).get("trainer.precision", "32-true")).startswith(HALF)
+        with _buildable(stage, "the configurations must fit together"):
+            if stage == "autoencoder" and autoencoder_config(models).identity:
+                told[stage] = f"{stage}: nothing to train, since latents are the voxels"
+                continue
+            switchable = has_switch(stage, models)
+            if stage in SWITCHES and not switchable:
+                told[stage] = (
+                    f"{stage}: more by accumulation, --{ACCUMULATION[stage]} N; no checkpointing,\n"
+                    "  since its backbone cannot recompute activations"
+                )
+            for switched in (False, True) if switchable else (False,):
                 needs += needs_by_batch(
                     stage, models, size=size, batches=BATCHES, switched=switched, half=half
                 )
-    advice = [_advice(needs, stage=stage, card=card) for stage in STAGES for card in CARDS]
+    stages = dict.fromkeys(need.stage for need in needs)
+    advice = [_advice(needs, stage=stage, card=card) for stage in stages for card in CARDS]
     _print(needs, advice, size=size)
+    print(*told.values(), NOTE, sep="\n")
     if out is not None:
         rows = [{**asdict(need), "device_gib": round(need.on_device / GIB, 2)} for need in needs]
         write_json(out / "memory.json", {"size": list(size), "needs": rows, "advice": advice})
@@ -75,7 +106,7 @@ def _buildable(stage: str, what: str) -> Iterator[None]:
 
 def _documents(names: Sequence[str]) -> dict[str, Any]:
     """Each stage's configuration; a file that names no stage is laid over the one before it."""
-    kinds = {path: kind for kind, (path, _) in STAGES.items()}
+    kinds = {path: kind for kind, path in STAGES.items()}
     documents: dict[str, Any] = {}
     kind = ""
     for name in names:
@@ -109,16 +140,24 @@ def _has_arguments(document: Mapping[str, Any]) -> bool:
 
 
 def _advice(needs: Sequence[Need], *, stage: str, card: int) -> dict[str, Any]:
-    """The largest batch of a stage on a card, and with what; without the switch where that is enough."""
-    found: dict[str, Any] = {"stage": stage, "card_gib": card, "batch": None, "switch": None}
+    """The largest batch of a stage on a card, and with what; without the switch where that is as good.
+
+    `more` says whether another scan fits beside the largest batch that is walked through, by what each takes
+    between the last two.
+    """
+    found: dict[str, Any] = {"stage": stage, "card_gib": card, "batch": None, "switch": None, "more": False}
+    limit = (1 - ROOM) * card * GIB
     for switched in (False, True):
-        fitting = [
-            need.batch
-            for need in needs
-            if need.stage == stage and need.switched == switched and need.on_device <= card * GIB
-        ]
+        rows = [need for need in needs if need.stage == stage and need.switched == switched]
+        fitting = [need.batch for need in rows if need.on_device <= limit]
         if fitting and (found["batch"] is None or max(fitting) > found["batch"]):
-            found |= {"batch": max(fitting), "switch": STAGES[stage][1] if switched else None}
+            before, last = rows[-2:]
+            slope = (last.on_device - before.on_device) / (last.batch - before.batch)
+            found |= {
+                "batch": max(fitting),
+                "switch": SWITCHES[stage] if switched else None,
+                "more": last.on_device + slope <= limit,
+            }
     return found
 
 
@@ -126,26 +165,25 @@ def _print(needs: Sequence[Need], advice: Sequence[dict[str, Any]], *, size: Seq
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
     title = f"GiB on the card for a training step of scans of {'x'.join(map(str, size))}, by batch"
     table = Table("stage", "trained", "frozen", *map(str, BATCHES), title=title)
     rows = {(need.stage, need.switched): need for need in needs}
     for (stage, switched), need in rows.items():
         values = [
-            f"{other.on_device / GIB:.1f}"
+            _gib(other.on_device / GIB)
             for other in needs
             if (other.stage, other.switched) == (stage, switched)
         ]
-        name = f"{stage}, checkpointing" if switched else stage
+        name = "  checkpointing" if switched else stage
         table.add_row(name, f"{need.trained / 1e6:.0f} M", f"{need.frozen / 1e6:.0f} M", *values)
-    console.print(table)
+    # 80 columns at published size; a narrower terminal breaks lines, where rich would cut words
+    Console(width=200).print(table)
     for row in advice:
-        batch, switch = row["batch"], row["switch"]
-        with_switch = f" with --{switch}" if switch else ""
-        largest = f"batch {batch} or more" if batch == BATCHES[-1] else f"batch {batch}"
-        said = "does not fit" if batch is None else f"{largest}{with_switch}; more by accumulation"
+        largest = f"batch {row['batch']}{' or more' if row['more'] else ''}"
+        with_switch = " with checkpointing" if row["switch"] else ""
+        said = "does not fit" if row["batch"] is None else f"{largest}{with_switch}"
         print(f"{row['card_gib']} GB, {row['stage']}: {said}")
-    print(
-        "An estimate: weights, average, optimiser, activations and gradients, and 10 % and 1 GB for the rest;"
-    )
-    print("stage 1 without its perceptual network.")
+
+
+def _gib(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -9,10 +9,12 @@ stand beside it. A GPU needs more: its context, the convolutions' workspace and 
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,10 +28,16 @@ from ldae.diffusion.model import GuidedDiffusion, LatentDenoiser
 from ldae.diffusion.prediction import add_noise
 from ldae.diffusion.schedule import Schedule
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
-from ldae.nets.backbones import BackboneConfig
+from ldae.nets.backbones import BackboneConfig, SliceBackbone, TimmBackbone, make_backbone
+from ldae.nets.by_path import class_by_path
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
-from ldae.nets.semantic import SemanticConfig, SemanticEncoder
+from ldae.nets.medmamba import MedMambaBackbone
+from ldae.nets.selective_scan import MOST_STATES
+from ldae.nets.semantic import SemanticEncoder, semantic_config
 from ldae.nets.unet import UNet, UNetConfig
+
+if TYPE_CHECKING:
+    from ldae.stages.autoencoder import AutoencoderLossConfig
 
 WEIGHT_BYTES = 16
 """Of a trained weight beside its gradient: itself, its average, and Adam's two moments, float32 each."""
@@ -38,6 +46,8 @@ CONTEXT_BYTES = 10**9
 LEVEL = 500
 MEASURED = (1, 8, 32)
 """Batches that are walked through."""
+MEASURED_SCANS = (1, 2, 8)
+"""The same for MedMamba, whose selective scans take six seconds a scan to walk through."""
 
 Settings = Mapping[str, Any]
 
@@ -112,16 +122,57 @@ class StageNetworks:
     loss: Callable[[int], Tensor]
 
 
-def _tuples(values: Settings) -> dict[str, Any]:
+def _settings(model: Settings, key: str) -> dict[str, Any]:
+    """A table of a model's arguments; as in `fit`, one that is left out or null has its defaults."""
+    values = model.get(key) or {}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool) -> StageNetworks:
-    config = replace(AutoencoderConfig(**_tuples(model["autoencoder"])), checkpointing=switched)
+def autoencoder_config(models: Mapping[str, Settings]) -> AutoencoderConfig:
+    """The form of stage 1's network."""
+    return AutoencoderConfig(**_settings(models["autoencoder"], "autoencoder"))
+
+
+def _backbone_class(model: Settings) -> type[SliceBackbone]:
+    path = semantic_config(model.get("encoder") or {}).backbone.path
+    return class_by_path(path, SliceBackbone, what="backbone")  # type: ignore[type-abstract]
+
+
+def _backbone(model: Settings, *, switched: bool) -> BackboneConfig:
+    """Stage 3's backbone with random weights, and with its switch, if it has one, as asked."""
+    config = semantic_config(model.get("encoder") or {}).backbone
+    arguments = dict(config.arguments)
+    kind = _backbone_class(model)
+    if issubclass(kind, TimmBackbone):
+        arguments |= {"pretrained": False, "weights": None}
+    if "checkpointing" in inspect.signature(kind).parameters:
+        arguments["checkpointing"] = switched
+    return replace(config, arguments=arguments)
+
+
+def has_switch(stage: str, models: Mapping[str, Settings]) -> bool:
+    """Whether a stage can recompute activations in the backward pass; arguments as in `measure_need`."""
+    if stage != "representation":
+        return stage == "autoencoder"
+    config = _backbone(models[stage], switched=True)
+    if "checkpointing" not in config.arguments:
+        return False
+    try:
+        with torch.device("meta"):
+            make_backbone(config)
+    except AssertionError:  # so timm says that an architecture cannot
+        return False
+    return True
+
+
+def _autoencoder(config: AutoencoderConfig, model: Settings, *, size: tuple[int, int, int]) -> StageNetworks:
+    # with Lightning, takes three seconds to import
+    from ldae.stages.autoencoder import AutoencoderLossConfig
+
     net = Autoencoder(config).train()
-    weights = model.get("loss", {})
+    weights = AutoencoderLossConfig(**_settings(model, "loss"))
     trained: list[nn.Module] = [net]
-    discriminator = _discriminator(weights) if weights.get("adversarial", 0) else None
+    discriminator = _discriminator(weights) if weights.adversarial else None
     if discriminator is not None:
         trained.append(discriminator)
 
@@ -137,21 +188,21 @@ def _autoencoder(model: Settings, *, size: tuple[int, int, int], switched: bool)
     return StageNetworks(trained, [], loss)
 
 
-def _discriminator(weights: Settings) -> nn.Module:
+def _discriminator(weights: AutoencoderLossConfig) -> nn.Module:
     from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 
     net: nn.Module = PatchDiscriminator(
         spatial_dims=3,
-        channels=weights.get("discriminator_channels", 64),
+        channels=weights.discriminator_channels,
         in_channels=1,
-        num_layers_d=weights.get("discriminator_layers", 3),
+        num_layers_d=weights.discriminator_layers,
     )
     return net
 
 
-def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> StageNetworks:
+def _denoiser(unet: UNetConfig, *, latent: tuple[int, ...]) -> StageNetworks:
     schedule = Schedule()
-    model = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=schedule, prediction="v")
+    model = LatentDenoiser(UNet(unet), schedule=schedule, prediction="v")
 
     def loss(batch: int) -> Tensor:
         z0 = torch.randn(batch, *latent)
@@ -164,20 +215,16 @@ def _denoiser(unet: Settings, *, latent: tuple[int, ...]) -> StageNetworks:
 
 
 def _representation(
-    model: Settings, unet: Settings, *, size: tuple[int, int, int], latent: tuple[int, ...], switched: bool
+    model: Settings, unet: UNetConfig, *, size: tuple[int, int, int], latent: tuple[int, ...], switched: bool
 ) -> StageNetworks:
-    settings = dict(model["encoder"])
-    backbone = settings.pop("backbone")
-    arguments = dict(backbone["arguments"])
-    if backbone["path"].endswith("TimmBackbone"):
-        arguments |= {"pretrained": False, "checkpointing": switched}
-    config = SemanticConfig(**settings, backbone=BackboneConfig(backbone["path"], arguments))
+    backbone = _backbone(model, switched=switched)
+    config = replace(semantic_config(model.get("encoder") or {}), backbone=backbone)
     encoder = SemanticEncoder(config, size=size).train()
     encoder.norm.eval()  # a single scan has no spread to whiten by
-    frozen = LatentDenoiser(UNet(UNetConfig(**_tuples(unet))), schedule=Schedule(), prediction="v")
+    frozen = LatentDenoiser(UNet(unet), schedule=Schedule(), prediction="v")
     frozen.requires_grad_(False)
     estimator = GradientEstimator(
-        EstimatorConfig(**model.get("estimator", {})),
+        EstimatorConfig(**_settings(model, "estimator")),
         unet=frozen.unet.config,
         code_size=config.code_size,
         latent_shape=(latent[1], latent[2], latent[3]),
@@ -199,12 +246,13 @@ def build_stage(
     stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool = False
 ) -> StageNetworks:
     """The networks that a stage trains, and the loss of a batch; arguments as in `measure_need`."""
-    autoencoder = AutoencoderConfig(**_tuples(models["autoencoder"]["autoencoder"]))
+    autoencoder = autoencoder_config(models)
     channels = 1 if autoencoder.identity else autoencoder.latent_channels
     latent = (channels, *(side // autoencoder.factor for side in size))
     if stage == "autoencoder":
-        return _autoencoder(models["autoencoder"], size=size, switched=switched)
-    unet = models["denoiser"]["unet"]
+        config = replace(autoencoder, checkpointing=switched)
+        return _autoencoder(config, models["autoencoder"], size=size)
+    unet = UNetConfig(**_settings(models["denoiser"], "unet"))
     if stage == "denoiser":
         return _denoiser(unet, latent=latent)
     return _representation(models["representation"], unet, size=size, latent=latent, switched=switched)
@@ -212,6 +260,17 @@ def build_stage(
 
 def _count(modules: list[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+@contextmanager
+def _scanned_as_on_a_card() -> Iterator[None]:
+    """Selective scans in parts as large as a GPU's; a processor's are many times as many to walk."""
+    small = MOST_STATES["cpu"]
+    MOST_STATES["cpu"] = MOST_STATES["cuda"]
+    try:
+        yield
+    finally:
+        MOST_STATES["cpu"] = small
 
 
 def measure_need(
@@ -230,13 +289,13 @@ def measure_need(
         models: The model's arguments of each stage's configuration, by stage.
         size: Sides of the scans, in voxels.
         batch: Scans in a batch.
-        switched: Recompute activations in the backward pass, of the autoencoder or of timm's backbones.
-        half: Compute in bf16 where autocast does.
+        switched: Recompute activations in the backward pass, where `has_switch`.
+        half: Compute in half precision where autocast does.
     """
     # timm reads numbers from tensors while it builds, which tensors without content do not have
     with torch.device("meta"):
         built = build_stage(stage, models, size=size, switched=switched)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _scanned_as_on_a_card():
         for module in (*built.trained, *built.frozen):
             module.to_empty(device="cpu")
         counter = LiveBytes()
@@ -256,13 +315,16 @@ def needs_by_batch(
     switched: bool = False,
     half: bool = True,
 ) -> list[Need]:
-    """The same for several batches: for three that are walked through, and on the lines between them."""
+    """The same for several batches: some are walked through, others lie on the lines between and beyond."""
+    scanning = stage == "representation" and issubclass(_backbone_class(models[stage]), MedMambaBackbone)
+    walked = MEASURED_SCANS if scanning else MEASURED
     known = [
-        measure_need(stage, models, size=size, batch=batch, switched=switched, half=half)
-        for batch in MEASURED
+        measure_need(stage, models, size=size, batch=batch, switched=switched, half=half) for batch in walked
     ]
-    steps = np.interp(batches, MEASURED, [need.step_bytes for need in known])
+    steps = [need.step_bytes for need in known]
+    slope = (steps[-1] - steps[-2]) / (walked[-1] - walked[-2])
+    on_lines = np.interp(batches, walked, steps) + slope * np.maximum(np.subtract(batches, walked[-1]), 0)
     return [
         replace(known[0], batch=batch, step_bytes=round(step))
-        for batch, step in zip(batches, steps.tolist(), strict=True)
+        for batch, step in zip(batches, on_lines.tolist(), strict=True)
     ]

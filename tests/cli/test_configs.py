@@ -74,6 +74,14 @@ def test_overlays_merge_tables_and_replace_the_rest() -> None:
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
 
 
+@pytest.mark.parametrize("key", ["arguments", "class_weights"])
+def test_a_table_of_free_names_is_replaced_as_a_whole(key: str) -> None:
+    """As jsonargparse does with a value of type dict: another class's arguments do not mix with its own."""
+    base = {"backbone": {"path": "a", "kept": 1, key: {"name": "convnext", "pretrained": True}}}
+    overlay = {"backbone": {"path": "b", key: {"patch": 4}}}
+    assert configs.merge(base, overlay) == {"backbone": {"path": "b", "kept": 1, key: {"patch": 4}}}
+
+
 def test_circumstances_do_not_count() -> None:
     document = {
         "run_dir": "x",
