@@ -8,7 +8,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,10 +60,14 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 @pytest.fixture(autouse=True)
-def usual() -> None:
-    """The tests themselves begin, and end, with Python's own answers to both signals."""
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+def usual() -> Iterator[None]:
+    """Python's own answers to both signals: tests started in the background inherit that Ctrl-C is ignored."""
+    before = {number: signal.getsignal(number) for number in ENDS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def handlers() -> list[object]:
