@@ -61,7 +61,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 @pytest.fixture(autouse=True)
 def usual() -> Iterator[None]:
-    """Python's own answers to both signals: tests started in the background inherit that Ctrl-C is ignored."""
+    """Python's own answers to both: tests started in the background inherit that Ctrl-C is ignored."""
     before = {number: signal.getsignal(number) for number in ENDS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
