@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ldae.data.artefact import component_sha256, read_json, whole
+from ldae.data.augmentation import Augmentation, AugmentationConfig, AugmentedDataset
 from ldae.data.cache import VolumeCache
 from ldae.data.cohort import read_cohort
 from ldae.data.latents import LatentStore
-from ldae.data.samplers import EpochSampler, TurnSampler
+from ldae.data.samplers import DrawSampler, EpochSampler, TurnSampler
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.split import check_split, split_hash
 from ldae.errors import InputError
@@ -71,6 +72,7 @@ class _CohortDataModule(LightningDataModule):
     split_hash: str
     frame: pd.DataFrame
     cache: VolumeCache
+    augmentation: AugmentationConfig | None = None
 
     def __init__(
         self, *, run_dir: str, cohort: str | None, batch_size: int, num_workers: int, seed: int
@@ -147,7 +149,11 @@ class _CohortDataModule(LightningDataModule):
         rank, ranks = self._place
         sampler: EpochSampler | TurnSampler | None
         if shuffle:
-            sampler = EpochSampler(size, seed=self.seed, rank=rank, ranks=ranks)
+            kind = EpochSampler
+            if self.augmentation is not None:
+                changed = Augmentation(self.augmentation, spacing=self.spec.spacing, seed=self.seed)
+                dataset, kind = AugmentedDataset(dataset, changed), DrawSampler
+            sampler = kind(size, seed=self.seed, rank=rank, ranks=ranks)
             # workers are made before Lightning tells the sampler the epoch that a resumed run begins with
             sampler.go_on(*self._resumed)
         else:
@@ -194,7 +200,8 @@ class VolumeDataModule(_CohortDataModule):
         size: Volume size of the preprocessing spec, voxels.
         batch_size: Scans in a batch, over all processes.
         num_workers: Loader processes; 0 loads in the training process.
-        seed: Seed of the order.
+        seed: Seed of the order, and of what is changed.
+        augmentation: How training scans are changed at random; None leaves them as they are.
     """
 
     def __init__(
@@ -207,11 +214,13 @@ class VolumeDataModule(_CohortDataModule):
         batch_size: int = 1,
         num_workers: int = 4,
         seed: int = 0,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
         super().__init__(
             run_dir=run_dir, cohort=cohort, batch_size=batch_size, num_workers=num_workers, seed=seed
         )
         self.spec = PreprocessingSpec(spacing=spacing, size=size)
+        self.augmentation = augmentation
 
     def setup(self, stage: str | None = None) -> None:
         """Read the cohort and fill the cache."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldae.data.artefact import read_json, whole
+from ldae.data.augmentation import AugmentationConfig
 from ldae.data.datamodule import Batch, VolumeDataModule, VolumeDataset
 from ldae.data.spec import PreprocessingSpec
 from ldae.data.target import is_number, labelled_rows
@@ -48,7 +49,8 @@ class LabelledDataModule(VolumeDataModule):
         size: Volume size of the preprocessing spec, voxels.
         batch_size: Scans in a batch.
         num_workers: Loader processes; 0 loads in the training process.
-        seed: Seed of the order.
+        seed: Seed of the order, and of what is changed.
+        augmentation: How training scans are changed at random; None leaves them as they are.
     """
 
     classes: list[Any]
@@ -65,6 +67,7 @@ class LabelledDataModule(VolumeDataModule):
         batch_size: int = 8,
         num_workers: int = 4,
         seed: int = 0,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
         super().__init__(
             run_dir=run_dir,
@@ -74,6 +77,7 @@ class LabelledDataModule(VolumeDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
+            augmentation=augmentation,
         )
         self.target, self.wanted = target, classes
 

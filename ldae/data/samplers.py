@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DistributedSampler
+
+from ldae.data.augmentation import Drawn
 
 
 class _Places(DistributedSampler[int]):
@@ -48,6 +51,13 @@ class EpochSampler(_Places):
         own = order[self.rank :: self.num_replicas][: len(self)]
         epoch, seen = self.seen
         return iter(own[seen // self.num_replicas if epoch == self.epoch else 0 :].tolist())
+
+
+class DrawSampler(EpochSampler):
+    """The same, with the epoch beside every place: what loader processes draw for a scan depends on both."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return (Drawn(self.epoch, place) for place in super().__iter__())
 
 
 class TurnSampler(_Places):

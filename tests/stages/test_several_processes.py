@@ -82,6 +82,7 @@ CASES = (
         ("autoencoder", "cache"),
         (
             "--model.init_args.class_weights=balanced",
+            "--data.init_args.augmentation={rotation: 10.0, noise: 0.02}",
             "--model.init_args.network.arguments={channels: [8, 16], dropout: 0.3}",
         ),
         tiny="supervised",
