@@ -21,9 +21,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+import yaml
 from monai import transforms
 from turns import Result, in_turns, memory_rate, ratio, tell
 
+from ldae.data.augmentation import Augmentation, AugmentationConfig, AugmentedDataset, Drawn
 from ldae.data.cache import VolumeCache
 from ldae.data.datamodule import LatentDataset, VolumeDataset
 from ldae.data.samplers import EpochSampler
@@ -32,6 +34,7 @@ from ldae.data.spec import PreprocessingSpec
 SOURCE = (182, 218, 182)
 LATENT = (3, 16, 20, 16)
 BATCH = 16
+AUGMENTATION = Path(__file__).resolve().parents[1] / "configs" / "augmentation.yaml"
 
 
 def write_scan(path: Path, *, seed: int) -> None:
@@ -67,9 +70,13 @@ def measure_volumes(folder: Path, *, scans: int, repeats: int) -> Result:
     cache = VolumeCache(folder / "cache", spec)
     cache.prepare(paths)
     cached, published = VolumeDataset(cache, paths), published_chain(spec)
+    overlay = yaml.safe_load(AUGMENTATION.read_text())["data"]["init_args"]["augmentation"]
+    changed = Augmentation(AugmentationConfig(**overlay), spacing=spec.spacing, seed=0)
+    augmented = AugmentedDataset(cached, changed)
     taken = in_turns(
         {
             "cached": lambda: [cached[place] for place in range(scans)],
+            "augmented": lambda: [augmented[Drawn(0, place)] for place in range(scans)],
             "published": lambda: [published(path) for path in paths],
             "own": lambda: [spec.apply(path) for path in paths],
         },
@@ -80,6 +87,7 @@ def measure_volumes(folder: Path, *, scans: int, repeats: int) -> Result:
     return {
         "volumes_per_second": {name: round(scans / min(times), 2) for name, times in taken.items()},
         "cached_over_published": ratio(taken["published"], taken["cached"]),
+        "augmented_over_published": ratio(taken["published"], taken["augmented"]),
         "cached_over_own": ratio(taken["own"], taken["cached"]),
         "floor_ms": round(1e3 * floor, 2),
         "cached_ms": round(1e3 * best, 2),
