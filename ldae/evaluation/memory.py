@@ -297,13 +297,22 @@ def measure_need(
         built = build_stage(stage, models, size=size, switched=switched)
     with FakeTensorMode(allow_non_fake_inputs=True), _scanned_as_on_a_card():
         for module in (*built.trained, *built.frozen):
-            module.to_empty(device="cpu")
+            _of_torch_alone(module).to_empty(device="cpu")
         counter = LiveBytes()
         with counter, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = built.loss(batch)
         with counter:
             loss.backward()  # type: ignore[no-untyped-call]
     return Need(stage, switched, batch, _count(built.trained), _count(built.frozen), counter.peak)
+
+
+def _of_torch_alone(module: nn.Module) -> nn.Module:
+    """The module with parameters of torch's own class: of others torch 2.8 makes none without content."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if type(parameter) is not nn.Parameter:
+                setattr(part, name, nn.Parameter(parameter.detach()))
+    return module
 
 
 def needs_by_batch(
