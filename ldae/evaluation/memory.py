@@ -295,9 +295,12 @@ def measure_need(
     # timm reads numbers from tensors while it builds, which tensors without content do not have
     with torch.device("meta"):
         built = build_stage(stage, models, size=size, switched=switched)
+    modules = [*built.trained, *built.frozen]
+    for module in modules:
+        _make_plain(module)
     with FakeTensorMode(allow_non_fake_inputs=True), _scanned_as_on_a_card():
-        for module in (*built.trained, *built.frozen):
-            _of_torch_alone(module).to_empty(device="cpu")
+        for module in modules:
+            module.to_empty(device="cpu")
         counter = LiveBytes()
         with counter, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = built.loss(batch)
@@ -306,13 +309,12 @@ def measure_need(
     return Need(stage, switched, batch, _count(built.trained), _count(built.frozen), counter.peak)
 
 
-def _of_torch_alone(module: nn.Module) -> nn.Module:
-    """The module with parameters of torch's own class: of others torch 2.8 makes none without content."""
+def _make_plain(module: nn.Module) -> None:
+    """Let all parameters be of torch's own class: of others torch 2.8 makes none without content."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             if type(parameter) is not nn.Parameter:
                 setattr(part, name, nn.Parameter(parameter.detach()))
-    return module
 
 
 def needs_by_batch(
