@@ -118,3 +118,8 @@ def test_what_is_wrong_with_a_document_is_one_line() -> None:
     assert str(told.value).startswith("config.json must be as ldae wrote it, but does not fit: Error(s) in")
     assert "\n" not in str(told.value)
     assert "\t" not in str(told.value)
+
+
+def test_no_document_is_to_blame_for_a_full_gpu() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="full"), whole("config.json"):
+        raise torch.OutOfMemoryError("full")
