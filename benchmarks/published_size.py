@@ -33,8 +33,7 @@ from turns import Result, in_turns, ratio, tell
 
 from ldae.cli.configs import find_config, read_configs
 from ldae.evaluation.memory import build_stage, measure_need
-from ldae.nets.blocks import to_channels_last
-from ldae.nets.small_convolutions import float32_where_small
+from ldae.nets.cpu_convolutions import fit_to_cpu
 from ldae.nets.unet import UpPath
 
 CONFIGS = {"autoencoder": "aekl", "denoiser": "ldae_pretrain", "representation": "ldae_repr_learn"}
@@ -58,8 +57,7 @@ def prepared(stage: str, switched: bool) -> Any:
     arguments, size = models()
     built = build_stage(stage, arguments, size=size, switched=switched)
     for module in (*built.trained, *built.frozen):
-        to_channels_last(module)
-        float32_where_small(module)
+        fit_to_cpu(module)
     return built
 
 

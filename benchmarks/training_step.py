@@ -5,11 +5,13 @@
 
 Networks and batches are the demo's. "plain" keeps weights as they are made, writes attention out and, in
 stage 3, runs the frozen trunk once for the denoiser and once for the estimator. "default" is what the
-stages do on this machine: convolutions channels-last, fused attention, the trunk once without gradients.
-"bf16" is the default under autocast, which pays where the processor multiplies bf16 numbers, and "bf16
-compiled" the same under torch.compile. All forms train from the same weights on the same noise, one batch
-over and over; `loss_apart` is how far their losses lie from those of the plain form, relative to these: the
-median over 100 steps. `noise` is that distance between the plain form and itself on other noise.
+stages do on this machine: convolutions channels-last, fused attention, slices cut into patches by a product
+of matrices, the optimiser's step as one kernel, the trunk once without gradients. "bf16" is the default under
+autocast, with group norms that work in float32 and give bf16 back; it pays where the processor multiplies
+bf16 numbers. "bf16 compiled" is the same under torch.compile. All forms train from the same weights on the
+same noise, one batch over and over; `loss_apart` is how far their losses lie from those of the plain form,
+relative to these: the median over 100 steps. `noise` is that distance between the plain form and itself on
+other noise.
 """
 
 from __future__ import annotations
@@ -34,14 +36,16 @@ from ldae.diffusion.prediction import add_noise
 from ldae.diffusion.schedule import Schedule
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.backbones import BackboneConfig
-from ldae.nets.blocks import to_channels_last
+from ldae.nets.cpu_convolutions import fit_to_cpu
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.half_norms import norms_in_float32
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.nets.unet import UNet, UNetConfig
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
 SIZE, LATENT = (32, 40, 32), (3, 8, 10, 8)
-CURVE = 100
+CURVE, RATE = 100, 1e-4
 LossOf = Callable[[], Tensor]
 
 
@@ -152,10 +156,13 @@ class Training:
         self.form = form
         self.step = STEPS[stage](plain=form == "plain")
         parameters = [p for part in self.step.parts for p in part.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(parameters, lr=1e-4)
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
         if form != "plain":
+            config, phases = OptimiserConfig(lr=RATE), [Phase(1, (RATE,))]
+            self.optimiser, _ = make_optimiser(config, [parameters], phases=phases)
             for part in self.step.parts:
-                to_channels_last(part)
+                norms_in_float32(part)
+                fit_to_cpu(part)
         if "compiled" in form:
             for network in self.step.compiled:
                 network.compile()

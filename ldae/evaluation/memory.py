@@ -31,6 +31,7 @@ from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.nets.backbones import BackboneConfig, SliceBackbone, TimmBackbone, make_backbone
 from ldae.nets.by_path import class_by_path
 from ldae.nets.estimator import EstimatorConfig, GradientEstimator
+from ldae.nets.half_norms import norms_in_float32
 from ldae.nets.medmamba import MedMambaBackbone
 from ldae.nets.selective_scan import MOST_STATES
 from ldae.nets.semantic import SemanticEncoder, semantic_config
@@ -246,6 +247,15 @@ def build_stage(
     stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool = False
 ) -> StageNetworks:
     """The networks that a stage trains, and the loss of a batch; arguments as in `measure_need`."""
+    built = _networks(stage, models, size=size, switched=switched)
+    for module in (*built.trained, *built.frozen):
+        norms_in_float32(module)
+    return built
+
+
+def _networks(
+    stage: str, models: Mapping[str, Settings], *, size: tuple[int, int, int], switched: bool
+) -> StageNetworks:
     autoencoder = autoencoder_config(models)
     channels = 1 if autoencoder.identity else autoencoder.latent_channels
     latent = (channels, *(side // autoencoder.factor for side in size))
@@ -260,6 +270,13 @@ def build_stage(
 
 def _count(modules: list[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _float32_as_on_a_card(module: nn.Module) -> None:
+    """Let layer norms take float32, to which autocast takes them on a GPU and not on a CPU."""
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
 
 
 @contextmanager
@@ -298,6 +315,8 @@ def measure_need(
     modules = [*built.trained, *built.frozen]
     for module in modules:
         _make_plain(module)
+        if half:
+            _float32_as_on_a_card(module)
     with FakeTensorMode(allow_non_fake_inputs=True), _scanned_as_on_a_card():
         for module in modules:
             module.to_empty(device="cpu")

@@ -17,7 +17,8 @@ from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
 from ldae.nets.perceptual import PerceptualConfig, SlicePerceptualLoss
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,12 @@ class AutoencoderStage(Stage):
         if self.discriminator is not None:
             trained.append((self.discriminator_config, self.discriminator))
         pairs = [
-            make_optimiser(config, [list(module.parameters())], phases=[Phase(total, (config.lr,))])
+            make_optimiser(
+                config,
+                [list(module.parameters())],
+                phases=[Phase(total, (config.lr,))],
+                precision=self.trainer.precision,
+            )
             for config, module in trained
         ]
         return [{"optimizer": optimiser, "lr_scheduler": schedule} for optimiser, schedule in pairs]

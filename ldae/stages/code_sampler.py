@@ -19,7 +19,8 @@ from ldae.diffusion.schedule import Schedule, ScheduleConfig
 from ldae.errors import InputError
 from ldae.nets.code_denoiser import UNKNOWN, CodeDenoiser, CodeDenoiserConfig
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.stage import Stage
 
 VALIDATION_LEVELS = 32
 VALIDATED_AT_ONCE = 128
@@ -95,7 +96,9 @@ class CodeSamplerStage(Stage):
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
         parameters = list(self.sampler.network.parameters())
-        optimiser, schedule = make_optimiser(config, [parameters], phases=phases)
+        optimiser, schedule = make_optimiser(
+            config, [parameters], phases=phases, precision=self.trainer.precision
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

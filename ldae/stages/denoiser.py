@@ -19,7 +19,8 @@ from ldae.errors import InputError
 from ldae.nets.normaliser import LatentNormaliser
 from ldae.nets.unet import UNet, UNetConfig
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.stage import Stage
 
 StatisticsName = Literal["voxel", "channel"]
 PriorName = Literal["place", "none"]
@@ -103,7 +104,9 @@ class DenoiserStage(Stage):
         """Adam over the UNet."""
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
-        optimiser, schedule = make_optimiser(config, [list(self.unet.parameters())], phases=phases)
+        optimiser, schedule = make_optimiser(
+            config, [list(self.unet.parameters())], phases=phases, precision=self.trainer.precision
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

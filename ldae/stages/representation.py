@@ -22,7 +22,8 @@ from ldae.nets.estimator import EstimatorConfig, GradientEstimator
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.stages.components import load_denoiser
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.stage import Stage
 from ldae.stages.warm_start import WarmStartConfig, spread_scans, start_at_components
 
 UNEXPLAINED_RATE = 0.02
@@ -144,7 +145,7 @@ class RepresentationStage(Stage):
         phases = [Phase(self.total_steps - warm, (config.lr, config.lr))]
         if warm:
             phases.insert(0, Phase(warm, (self.warm_start.lr, self.warm_start.regressor_lr)))
-        optimiser, schedule = make_optimiser(config, groups, phases=phases)
+        optimiser, schedule = make_optimiser(config, groups, phases=phases, precision=self.trainer.precision)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

@@ -1,109 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stages share: seeding by epoch, learning-rate schedules, frozen parts, and export."""
+"""What the stages share: seeding by epoch, draws, gradients, frozen parts, and export."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ldae.errors import InputError
 from ldae.nets.batch_norm import process_count
-from ldae.nets.blocks import UndecayedParameter, to_channels_last
+from ldae.nets.cpu_convolutions import fit_to_cpu
+from ldae.nets.half_norms import norms_in_float32
 from ldae.nets.shared_layers import share_layers
-from ldae.nets.small_convolutions import float32_where_small
 from ldae.stages.finite import FiniteLoss
+from ldae.stages.optimiser import SCALED
 
 FROZEN_PREFIX = "frozen."
 SEED_STRIDE = 1_000_003
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """Adam and its learning rate over time.
-
-    Attributes:
-        lr: Highest learning rate.
-        weight_decay: Decoupled weight decay (AdamW); 0 is Adam.
-        schedule: "constant", or "cosine" down to a hundredth after the warm-up.
-        warmup: Share of all optimiser steps with a linearly rising rate, for "cosine".
-        betas: Adam's two decay rates.
-    """
-
-    lr: float = 1e-4
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the training with a learning-rate schedule of its own.
-
-    Attributes:
-        steps: Optimiser steps.
-        lrs: Highest learning rate of each parameter group.
-    """
-
-    steps: int
-    lrs: tuple[float, ...]
-
-
-def learning_rate(config: OptimiserConfig, step: int, *, phases: Sequence[Phase], group: int = 0) -> float:
-    """The learning rate of a parameter group at an optimiser step; each phase starts the schedule again."""
-    index = 0
-    while index < len(phases) - 1 and step >= phases[index].steps:
-        step -= phases[index].steps
-        index += 1
-    phase = phases[index]
-    if config.schedule == "constant":
-        return phase.lrs[group]
-    rise = max(1, round(config.warmup * phase.steps))
-    if step < rise:
-        return phase.lrs[group] * (step + 1) / rise
-    progress = min(1.0, (step - rise) / max(1, phase.steps - rise))
-    return phase.lrs[group] * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def make_optimiser(
-    config: OptimiserConfig, groups: Sequence[list[Parameter]], *, phases: Sequence[Phase]
-) -> tuple[Optimizer, LambdaLR]:
-    """Adam over groups of parameters, with their learning rates over the phases of the training.
-
-    What is an `UndecayedParameter` makes a further group of the optimiser, without weight decay.
-    """
-    parts = [
-        (number, {"params": part, "lr": 1.0, "weight_decay": decay})
-        for number, group in enumerate(groups)
-        for part, decay in _by_decay(group, config.weight_decay)
-    ]
-    optimiser = torch.optim.AdamW([part for _, part in parts], betas=config.betas)
-    rates: list[Callable[[int], float]] = [
-        partial(_rate, config=config, phases=phases, group=number) for number, _ in parts
-    ]
-    return optimiser, LambdaLR(optimiser, rates)
-
-
-def _by_decay(group: list[Parameter], decay: float) -> list[tuple[list[Parameter], float]]:
-    spared: list[Parameter] = [one for one in group if isinstance(one, UndecayedParameter)]
-    others = [one for one in group if not isinstance(one, UndecayedParameter)]
-    return [(others, decay), (spared, 0.0)] if spared else [(others, decay)]
-
-
-def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group: int) -> float:
-    return learning_rate(config, step, phases=phases, group=group)
 
 
 class Stage(FiniteLoss):
@@ -138,9 +58,9 @@ class Stage(FiniteLoss):
         Weights are laid out before DDP takes note of how gradients lie: it mixes up those that lie otherwise.
         """
         share_layers(self)
+        norms_in_float32(self)
         if self.device.type == "cpu":
-            to_channels_last(self)
-            float32_where_small(self)
+            fit_to_cpu(self)
         if self.compiled:
             for network in self.networks():
                 network.compile()
@@ -212,6 +132,23 @@ class Stage(FiniteLoss):
         accumulate = self.trainer.accumulate_grad_batches
         size = self.group_size(self.trainer.fit_loop.batch_idx, accumulate=accumulate)
         super().backward(loss if size == accumulate else loss * (accumulate / size), *args, **kwargs)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does in float32, unless gradients are scaled.
+
+        Its mixed precision clips nothing for a fused optimiser, not even where there is no scale.
+        """
+        plugin = self.trainer.precision_plugin
+        kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        if self.trainer.precision == SCALED:
+            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, kind)
+        else:
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Figures of `held_out` as val/..."""

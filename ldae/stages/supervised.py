@@ -22,7 +22,8 @@ from ldae.data.artefact import save_component
 from ldae.errors import InputError
 from ldae.nets.image_networks import ImageNetwork, NetworkConfig, make_network
 from ldae.stages.ema import ExponentialAverage
-from ldae.stages.stage import OptimiserConfig, Phase, Stage, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.stage import Stage
 
 MONITORED = "val/loss"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -138,7 +139,9 @@ class SupervisedStage(Stage):
         """Adam over the network."""
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
-        optimiser, schedule = make_optimiser(config, [list(self.net.parameters())], phases=phases)
+        optimiser, schedule = make_optimiser(
+            config, [list(self.net.parameters())], phases=phases, precision=self.trainer.precision
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

@@ -10,7 +10,7 @@ from ldae.nets.backbones import BackboneConfig, make_backbone
 from ldae.nets.medmamba import MedMambaBackbone, PatchMerging, SSConvSSM
 from ldae.nets.semantic import SemanticConfig, SemanticEncoder
 from ldae.nets.ss2d import SS2D, STEPS, merge_paths, split_paths
-from ldae.stages.stage import OptimiserConfig, Phase, make_optimiser
+from ldae.stages.optimiser import OptimiserConfig, Phase, make_optimiser
 
 PATH = "ldae.nets.medmamba.MedMambaBackbone"
 SMALL = {"channels": [8, 16], "blocks": [1, 2], "states": 4}

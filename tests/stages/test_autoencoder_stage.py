@@ -17,7 +17,7 @@ from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig
 from ldae.stages.autoencoder import AutoencoderLossConfig, AutoencoderStage
 from ldae.stages.autoencoder import kl_divergence as our_kl
-from ldae.stages.stage import OptimiserConfig, Phase, learning_rate
+from ldae.stages.optimiser import OptimiserConfig, Phase, learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = AutoencoderConfig(channels=(4, 8), res_blocks=1, groups=2)

@@ -14,7 +14,7 @@ from ldae.errors import InputError
 from ldae.nets.unet import UNetConfig
 from ldae.stages.components import load_denoiser
 from ldae.stages.denoiser import DenoiserStage, make_normaliser
-from ldae.stages.stage import OptimiserConfig
+from ldae.stages.optimiser import OptimiserConfig
 
 UNET = UNetConfig(base=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), head_channels=8, groups=4)
 DECAY = 0.7

@@ -21,8 +21,8 @@ from ldae.nets.semantic import SemanticConfig
 from ldae.nets.unet import UNetConfig
 from ldae.stages.components import load_denoiser, load_representation
 from ldae.stages.denoiser import DenoiserStage
+from ldae.stages.optimiser import OptimiserConfig
 from ldae.stages.representation import UNEXPLAINED_RATE, RepresentationStage
-from ldae.stages.stage import OptimiserConfig
 from ldae.stages.warm_start import WarmStartConfig
 
 BACKBONE = BackboneConfig(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldae.nets.small_convolutions import float32_where_small
+from ldae.nets.cpu_convolutions import fit_to_cpu
 from ldae.nets.unet import UNet, UNetConfig
 
 SIZES = [(1, 1, 1), (2, 3, 2), (2, 5, 4), (3, 4, 1), (4, 1, 5), (4, 4, 4), (5, 6, 7)]
@@ -37,7 +37,7 @@ def test_gradients_of_small_volumes_are_those_of_float32(
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2))
     net.to(memory_format=torch.channels_last_3d)
-    float32_where_small(net)
+    fit_to_cpu(net)
     x = torch.randn(2, inputs, *size).to(memory_format=torch.channels_last_3d)
     expected = weight_gradients(net, x, bf16=False)[0]
     got = weight_gradients(net, x, bf16=True)[0]
@@ -46,7 +46,7 @@ def test_gradients_of_small_volumes_are_those_of_float32(
 
 def test_large_volumes_stay_in_bfloat16() -> None:
     net = nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 4, 1))
-    float32_where_small(net)
+    fit_to_cpu(net)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net[0](torch.randn(1, 4, 4, 4, 4)).dtype == torch.bfloat16
         assert net[0](torch.randn(1, 4, 4, 3, 4)).dtype == torch.float32
@@ -55,7 +55,7 @@ def test_large_volumes_stay_in_bfloat16() -> None:
 
 def test_slices_are_covered_too() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
-    float32_where_small(net)
+    fit_to_cpu(net)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.randn(1, 4, 4, 3)).dtype == torch.float32
 
@@ -69,7 +69,7 @@ def test_a_network_with_two_planes_at_its_lowest_level_has_true_gradients() -> N
     with torch.no_grad():
         for parameter in unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    float32_where_small(unet)
+    fit_to_cpu(unet)
     names = list(unet.state_dict())
 
     class Call(nn.Module):
@@ -87,3 +87,38 @@ def test_a_network_with_two_planes_at_its_lowest_level_has_true_gradients() -> N
     for _ in range(3):
         got = torch.cat([one.flatten() for one in weight_gradients(call, x, bf16=True)])
         assert (got - expected).norm() <= 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize(("size", "patch"), [((32, 40), (8, 8)), ((33, 47), (8, 4)), ((4, 4), (4, 4))])
+def test_patches_cut_by_a_product_of_matrices_are_those_of_the_convolution(
+    size: tuple[int, int], patch: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 12, patch, stride=patch)
+    product = nn.Sequential(copy.deepcopy(conv))
+    fit_to_cpu(product)
+    assert type(product[0]) is not nn.Conv2d
+    x = torch.randn(5, 1, *size)
+    got, expected = product(x), conv(x)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    (got * expected.detach()).sum().backward()
+    (expected * expected.detach()).sum().backward()
+    for mine, theirs in zip(product[0].parameters(), conv.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 4, 4, stride=4),
+        nn.Conv2d(1, 4, 4, stride=2),
+        nn.Conv2d(1, 4, 4, stride=4, padding=1),
+        nn.Conv2d(1, 4, 4, stride=4, dilation=2),
+        nn.Conv2d(1, 4, 4, stride=4, padding="valid"),
+    ],
+)
+def test_other_convolutions_stay_convolutions(conv: nn.Conv2d) -> None:
+    net = nn.Sequential(copy.deepcopy(conv))
+    fit_to_cpu(net)
+    x = torch.randn(2, conv.in_channels, 13, 13)
+    assert torch.equal(net(x), conv(x))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimiser of a stage and its learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldae.nets.blocks import UndecayedParameter
+
+SCALED = "16-mixed"
+"""The precision whose gradients are scaled: Lightning does not clip those that a fused optimiser unscales."""
+FUSED_ON = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Adam and its learning rate over time.
+
+    Attributes:
+        lr: Highest learning rate.
+        weight_decay: Decoupled weight decay (AdamW); 0 is Adam.
+        schedule: "constant", or "cosine" down to a hundredth after the warm-up.
+        warmup: Share of all optimiser steps with a linearly rising rate, for "cosine".
+        betas: Adam's two decay rates.
+    """
+
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with a learning-rate schedule of its own.
+
+    Attributes:
+        steps: Optimiser steps.
+        lrs: Highest learning rate of each parameter group.
+    """
+
+    steps: int
+    lrs: tuple[float, ...]
+
+
+def learning_rate(config: OptimiserConfig, step: int, *, phases: Sequence[Phase], group: int = 0) -> float:
+    """The learning rate of a parameter group at an optimiser step; each phase starts the schedule again."""
+    index = 0
+    while index < len(phases) - 1 and step >= phases[index].steps:
+        step -= phases[index].steps
+        index += 1
+    phase = phases[index]
+    if config.schedule == "constant":
+        return phase.lrs[group]
+    rise = max(1, round(config.warmup * phase.steps))
+    if step < rise:
+        return phase.lrs[group] * (step + 1) / rise
+    progress = min(1.0, (step - rise) / max(1, phase.steps - rise))
+    return phase.lrs[group] * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def make_optimiser(
+    config: OptimiserConfig,
+    groups: Sequence[list[Parameter]],
+    *,
+    phases: Sequence[Phase],
+    precision: str = "32-true",
+) -> tuple[Optimizer, LambdaLR]:
+    """Adam over groups of parameters, with their learning rates over the phases of the training.
+
+    What is an `UndecayedParameter` makes a further group of the optimiser, without weight decay. Where no
+    loss is scaled (all but "16-mixed") one kernel takes the step, on the devices that are known to have it.
+    """
+    parts = [
+        (number, {"params": part, "lr": 1.0, "weight_decay": decay})
+        for number, group in enumerate(groups)
+        for part, decay in _by_decay(group, config.weight_decay)
+    ]
+    fused = precision != SCALED and all(one.device.type in FUSED_ON for part in groups for one in part)
+    optimiser = AdamW([part for _, part in parts], betas=config.betas, fused=fused)
+    optimiser.register_step_pre_hook(_lay_out)
+    rates: list[Callable[[int], float]] = [
+        partial(_rate, config=config, phases=phases, group=number) for number, _ in parts
+    ]
+    return optimiser, LambdaLR(optimiser, rates)
+
+
+def _lay_out(optimiser: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let gradients and averages lie in memory as their weights do.
+
+    The fused kernel walks through memory and mixes up the places of what lies otherwise, such as the averages
+    of a checkpoint from a machine that does not store its convolutions channels-last.
+    """
+    for group in optimiser.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                weight.grad = _laid_out(weight.grad, weight)
+            state = optimiser.state.get(weight, {})
+            state.update({name: _laid_out(value, weight) for name, value in state.items()})
+
+
+def _laid_out(value: Tensor, weight: Parameter) -> Tensor:
+    if value.shape != weight.shape:
+        return value
+    strides = zip(weight.shape, value.stride(), weight.stride(), strict=True)
+    if all(own == other for size, own, other in strides if size > 1):
+        return value
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def _by_decay(group: list[Parameter], decay: float) -> list[tuple[list[Parameter], float]]:
+    spared: list[Parameter] = [one for one in group if isinstance(one, UndecayedParameter)]
+    others = [one for one in group if not isinstance(one, UndecayedParameter)]
+    return [(others, decay), (spared, 0.0)] if spared else [(others, decay)]
+
+
+def _rate(step: int, *, config: OptimiserConfig, phases: Sequence[Phase], group: int) -> float:
+    return learning_rate(config, step, phases=phases, group=group)
