@@ -7,17 +7,19 @@ A scan is encoded to both codes and decoded again. The plain form takes 50 DDIM 
 the default solver takes the fewest steps whose SSIM to the autoencoder's own reconstruction is, on average
 over the scans, at most 0.001 below that of the plain form. The two are timed in turns on one scan. The
 floor is the time that their multiplications and additions alone take at the machine's rate for a large
-matrix product; `share_of_matrix_peak` is the floor over the time taken.
+matrix product; `share_of_matrix_peak` is the floor over the time taken. To the floor of `embed` and `latents`
+belong the bytes of the cache too, at the rate at which the machine copies memory.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from turns import Result, in_turns, matrix_rate, operations, ratio, tell
+from turns import Result, in_turns, matrix_rate, memory_rate, operations, ratio, tell
 
 from ldae.data.ahead import read_ahead
 from ldae.diffusion.samplers import Solver
@@ -30,6 +32,8 @@ PLAIN_STEPS = 50
 CANDIDATES = (3, 4, 5, 6, 8, 10, 15, 20, 30)
 TOLERANCE = 0.001
 BATCH = 8
+CACHE_BYTES = 6
+"""Of a cached voxel: two are read, four written."""
 
 
 def there_and_back(pipe: LDAEPipeline, volumes: Tensor, *, steps: int, solver: Solver) -> Tensor:
@@ -128,6 +132,18 @@ def measure_reading(found: ScanSet, paths: list[str], *, repeats: int) -> Result
         repeats=repeats,
     )
     speeds = {f"{name}_scans_per_second": round(len(paths) / min(times), 1) for name, times in taken.items()}
+    first = read(parts[0])
+    copied = CACHE_BYTES * first.numel() / memory_rate()
+    works = {"embed": networks.describe, "latents": networks.compress}
+    floors = {
+        name: (operations(partial(work, first)) / matrix_rate() + copied) / len(first)
+        for name, work in works.items()
+    }
+    speeds |= {f"{name}_floor_ms_per_scan": round(1e3 * floor, 2) for name, floor in floors.items()}
+    speeds |= {
+        f"{name}_share_of_floor": round(floor * len(paths) / min(taken[name]), 2)
+        for name, floor in floors.items()
+    }
     gain = ratio(taken["embed_from_files_in_sequence"], taken["embed_from_files"])
     return {**speeds, "in_sequence_over_ahead": gain}
 

@@ -6,9 +6,10 @@
 A batch of one random scan goes through the networks of each published configuration, in bf16 as these say,
 in a process of its own. `resident_gib` is the most that process held; `foretold_gib` is what
 `ldae doctor --memory` finds without running anything: weights, gradients and what is alive at the worst
-moment. Its estimate leaves out Python with its libraries, and what convolutions keep to themselves. What is
-foretold to need more than 20 GiB is not run. A CPU without bf16 units is several times faster with
-`--precision 32`, which needs more memory.
+moment, without Python with its libraries and what convolutions keep to themselves. What is foretold to need
+more than 20 GiB is not run. `floor_seconds` are the pass's multiplications and additions, none of them twice,
+at the machine's rate for a large matrix product in the same precision. A CPU without bf16 units is several
+times faster with `--precision 32`, which needs more memory.
 
     python benchmarks/published_size.py --turns 3 --batch 2
 
@@ -28,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from turns import Result, in_turns, ratio, tell
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from turns import Result, in_turns, matrix_rate, operations, ratio, tell
 
 from ldae.cli.configs import find_config, read_configs
 from ldae.evaluation.memory import build_stage, measure_need
@@ -61,12 +63,13 @@ def prepared(stage: str, switched: bool) -> Any:
     return built
 
 
-def there_and_back(built: Any, half: bool, batch: int = 1) -> float:
+def there_and_back(built: Any, half: bool, batch: int = 1) -> Tensor:
     """Forward and backward once, a batch of random scans; the loss."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         loss = built.loss(batch)
     loss.backward()
-    return float(loss.detach())
+    found: Tensor = loss.detach()
+    return found
 
 
 def one_pass(stage: str, switched: bool, half: bool) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def both_precisions(stage: str, switched: bool, turns: int, batch: int) -> dict[
 
     def work(half: bool) -> None:
         torch.manual_seed(1)
-        losses["bf16" if half else "float32"] = there_and_back(built, half, batch)
+        losses["bf16" if half else "float32"] = float(there_and_back(built, half, batch))
 
     taken = in_turns({"float32": lambda: work(False), "bf16": lambda: work(True)}, repeats=turns)
     apart = abs(losses["bf16"] - losses["float32"]) / losses["float32"]
@@ -115,7 +118,15 @@ def foretold(stage: str, switched: bool, half: bool) -> dict[str, Any]:
     arguments, size = models()
     need = measure_need(stage, arguments, size=size, batch=1, switched=switched, half=half)
     weights = need.trained + need.frozen
+    with torch.device("meta"):
+        built = build_stage(stage, arguments, size=size)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (*built.trained, *built.frozen):
+            module.to_empty(device="cpu")
+        flop = operations(lambda: there_and_back(built, half))
+    rate = matrix_rate(dtype=torch.bfloat16 if half else torch.float32)
     return {
+        "floor_seconds": round(flop / rate, 2),
         "million_weights": round(weights / 1e6, 1),
         "foretold_gib": round((4 * weights + need.step_bytes) / GIB, 2),
     }

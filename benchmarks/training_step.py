@@ -201,6 +201,7 @@ def measure(stage: str, *, forms: list[str], repeats: int) -> tuple[Result, dict
     curves["plain, other noise"] = Training(stage, form="plain").losses(seed=2)
     taken = in_turns(trainings, repeats=repeats)
     flop, peak = operations(trainings["default"]), matrix_rate()
+    peaks = {form: matrix_rate(dtype=torch.bfloat16) if "bf16" in form else peak for form in forms}
     batch = trainings["plain"].step.batch
     found: Result = {
         "volumes_per_second": {form: round(batch / min(times), 1) for form, times in taken.items()},
@@ -210,7 +211,9 @@ def measure(stage: str, *, forms: list[str], repeats: int) -> tuple[Result, dict
         "gflop_per_volume": round(flop / batch / 1e9, 2),
         "floor_ms_per_volume": round(1e3 * flop / batch / peak, 2),
         "matrix_gflops": round(peak / 1e9, 1),
-        "share_of_matrix_rate": round(flop / min(taken["default"]) / peak, 2),
+        "share_of_matrix_rate": {
+            form: round(flop / min(taken[form]) / rate, 2) for form, rate in peaks.items()
+        },
     }
     return found, curves
 
