@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldae.cli.configs import find_config, flatten, merge, read_configs
+from ldae.configured import buildable
 from ldae.data.artefact import write_json
-from ldae.errors import CheckpointError, InputError
+from ldae.errors import InputError
 
 if TYPE_CHECKING:
     from ldae.evaluation.memory import Need
@@ -56,7 +56,7 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     documents = _documents(names or CONFIGS)
     models = {kind: document["model"]["init_args"] for kind, document in documents.items()}
     needs: list[Need] = []
-    with _buildable("autoencoder", "data.init_args.size must be the volume's three sizes"):
+    with buildable("data.init_args.size of the autoencoder stage must be the volume's three sizes"):
         size = tuple(documents["autoencoder"]["data"]["init_args"]["size"])
     told = {
         stage: f"{stage}: more by accumulation, --{key} N"
@@ -65,7 +65,7 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
     }
     for stage in STAGES:
         half = str(flatten(documents[stage]).get("trainer.precision", "32-true")).startswith(HALF)
-        with _buildable(stage, "the configurations must fit together"):
+        with buildable(f"Networks of the {stage} stage must be such that they can be built"):
             if stage == "autoencoder" and autoencoder_config(models).identity:
                 told[stage] = f"{stage}: nothing to train, since latents are the voxels"
                 continue
@@ -87,21 +87,6 @@ def tell_memory(names: Sequence[str], *, out: Path | None) -> None:
         rows = [{**asdict(need), "device_gib": round(need.on_device / GIB, 2)} for need in needs]
         write_json(out / "memory.json", {"size": list(size), "needs": rows, "advice": advice})
         print(f"Wrote {out / 'memory.json'}")
-
-
-@contextmanager
-def _buildable(stage: str, what: str) -> Iterator[None]:
-    """Put into words what the networks' own code raises on settings that it cannot be built with."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
-        if isinstance(error, InputError | CheckpointError):
-            raise
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise InputError(
-            f"Networks of the {stage} stage cannot be built: {what}, got {type(error).__name__}: {reason}. "
-            "`ldae fit --print_config` with the same files checks every key."
-        ) from error
 
 
 def _documents(names: Sequence[str]) -> dict[str, Any]:

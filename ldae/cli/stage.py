@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ldae.cli.configs import DEFAULT_RUN_DIR, cohort_path
 from ldae.cli.state import StageFolder
+from ldae.configured import buildable
 from ldae.errors import CheckpointError, InputError
 
 PARSER_NOISE = (
@@ -176,12 +177,13 @@ def _one_sentence() -> Iterator[None]:
 @contextmanager
 def _own_errors() -> Iterator[None]:
     """Let errors for the user through, also those that the parser wrapped while it built the classes."""
-    try:
-        yield
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, InputError | CheckpointError | FileNotFoundError):
-                raise cause from error
-            cause = cause.__cause__
-        raise
+    with buildable("model, data and trainer must be such that they can be built"):
+        try:
+            yield
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, InputError | CheckpointError | FileNotFoundError):
+                    raise cause from error
+                cause = cause.__cause__
+            raise

@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ldae.configured import check_numbers
 from ldae.errors import InputError
 
 
@@ -42,6 +43,16 @@ class ScheduleConfig:
     kind: Literal["linear", "cosine"] = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Stop on numbers that make no schedule."""
+        betas = ("beta_start", "beta_end")
+        check_numbers(
+            self,
+            "schedule",
+            least={"steps": 2} | dict.fromkeys(betas, 0.0),
+            below=dict.fromkeys(betas, 1.0),
+        )
 
 
 def _linear_betas(config: ScheduleConfig) -> Tensor:
@@ -83,8 +94,6 @@ class Schedule(nn.Module):
     def __init__(self, config: ScheduleConfig | None = None) -> None:
         super().__init__()
         self.config = config or ScheduleConfig()
-        if self.config.steps < 2:
-            raise InputError(f"schedule steps must be at least 2, got {self.config.steps}.")
         beta, alpha_bar = betas(self.config), signal_variances(self.config)
         previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
         self.register_buffer("alpha", (1 - beta).float(), persistent=False)

@@ -10,6 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldae.configured import check_numbers
+
 if TYPE_CHECKING:
     from monai.networks.nets.autoencoderkl import AutoencoderKL
 
@@ -46,6 +48,12 @@ class AutoencoderConfig:
     nonlocal_attention: bool = False
     checkpointing: bool = False
     identity: bool = False
+
+    def __post_init__(self) -> None:
+        """Stop on numbers of which no network can be built."""
+        counts = ("channels", "latent_channels", "res_blocks", "patch", "groups")
+        least = dict.fromkeys(counts, 1) | {"attention_levels": 0}
+        check_numbers(self, "autoencoder", least=least, most={"attention_levels": len(self.channels) - 1})
 
     @property
     def factor(self) -> int:

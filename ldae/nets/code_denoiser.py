@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldae.configured import check_numbers
 from ldae.nets.blocks import TimeEmbedding, zeroed
 
 TIME_BASE = 64
@@ -34,6 +35,11 @@ class CodeDenoiserConfig:
     layers: int = 10
     embedding: int = 512
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Stop on numbers of which no network can be built."""
+        least = {"width": 1, "layers": 2, "embedding": 1, "dropout": 0}
+        check_numbers(self, "network", least=least, below={"dropout": 1})
 
 
 class _HiddenLayer(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldae.configured import check_numbers
 from ldae.errors import InputError
 from ldae.nets.backbones import BackboneConfig, make_backbone
 from ldae.nets.batch_norm import SharedBatchNorm
@@ -49,6 +50,10 @@ class SemanticConfig:
     token_size: int = 64
     normalisation: NormalisationName = "whiten"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    def __post_init__(self) -> None:
+        """Stop on widths of which no network can be built."""
+        check_numbers(self, "encoder", least={"code_size": 1, "token_size": 1})
 
 
 def semantic_config(document: dict[str, Any]) -> SemanticConfig:

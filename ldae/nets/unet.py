@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldae.configured import check_numbers
 from ldae.errors import InputError
 from ldae.nets.blocks import ResidualBlock, SelfAttention, TimeEmbedding, group_norm, zeroed
 
@@ -43,6 +44,20 @@ class UNetConfig:
     groups: int = 32
     dropout: float = 0.0
     downsample_axes: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        """Stop on numbers of which no network can be built."""
+        counts = ("in_channels", "multipliers", "blocks", "head_channels", "groups")
+        others = {"base": 2, "attention_levels": 0, "dropout": 0, "downsample_axes": 0}
+        check_numbers(
+            self,
+            "unet",
+            least=dict.fromkeys(counts, 1) | others,
+            most={"downsample_axes": 2},
+            below={"dropout": 1},
+        )
+        if self.base % 2:
+            raise InputError(f"unet.base must be even, half of it sines of the noise level, got {self.base}.")
 
     @property
     def embedding(self) -> int:

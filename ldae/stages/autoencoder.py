@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldae.configured import check_numbers
 from ldae.data.artefact import save_component
 from ldae.errors import InputError
 from ldae.nets.autoencoder import Autoencoder, AutoencoderConfig, Voxels
@@ -40,6 +41,12 @@ class AutoencoderLossConfig:
     adversarial_start: int = 5
     discriminator_channels: int = 64
     discriminator_layers: int = 3
+
+    def __post_init__(self) -> None:
+        """Stop on weights below zero and on sizes of which no discriminator can be built."""
+        weights = ("kl", "perceptual", "adversarial", "adversarial_start")
+        sizes = ("discriminator_channels", "discriminator_layers")
+        check_numbers(self, "loss", least=dict.fromkeys(weights, 0) | dict.fromkeys(sizes, 1))
 
 
 def kl_divergence(mean: Tensor, sigma: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldae.configured import buildable
 from ldae.data.artefact import NETWORKS, component_sha256, save_component
 from ldae.diffusion.code_sampler import CodeAxes, CodeSampler, measure_codes
 from ldae.diffusion.schedule import Schedule, ScheduleConfig
@@ -84,7 +85,7 @@ class CodeSamplerStage(Stage):
         data = self.datamodule
         train = data.datasets["train"]
         axes = measure_codes(train.codes, train.labels, classes=len(data.classes), variance=self.variance)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), buildable("network must be such that it can be built"):
             torch.manual_seed(self.seed)
             network = CodeDenoiser(self.network_config, size=axes.axes.shape[1], classes=len(data.classes))
         self.sampler = CodeSampler(network, axes, schedule=self.schedule, classes=data.classes)

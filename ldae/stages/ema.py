@@ -8,6 +8,8 @@ from typing import Generic, TypeVar, cast
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ldae.errors import InputError
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -22,10 +24,15 @@ class ExponentialAverage(nn.Module, Generic[ModuleT]):
         decay: Weight of the past, 0..1.
         buffers: Average buffers too: running statistics of batch normalisation that follow the weights in
             training do not suit averaged ones.
+
+    Raises:
+        InputError: The decay is no share.
     """
 
     def __init__(self, module: ModuleT, *, decay: float, buffers: bool = False) -> None:
         super().__init__()
+        if not 0 <= decay <= 1:
+            raise InputError(f"ema_decay must be from 0 to 1, got {decay}.")
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(module, multi_avg_fn=average, use_buffers=buffers)
         self.average.requires_grad_(False).eval()

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ldae.configured import check_numbers
 from ldae.nets.blocks import UndecayedParameter
 
 SCALED = "16-mixed"
@@ -39,6 +40,11 @@ class OptimiserConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        """Stop on numbers that Adam or a schedule cannot have."""
+        least = dict.fromkeys(("lr", "weight_decay", "warmup", "betas"), 0)
+        check_numbers(self, "optimiser", least=least, most={"warmup": 1}, below={"betas": 1})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ldae.configured import buildable
 from ldae.data.artefact import Component, component_sha256, save_component
 from ldae.diffusion.model import GuidedDiffusion
 from ldae.diffusion.prediction import add_noise
@@ -86,7 +87,7 @@ class RepresentationStage(Stage):
         denoiser, self.parent = load_denoiser(self.run_dir / "denoiser")
         self._check_parents(data)
         shape = tuple(data.store.stats().mean.shape)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), buildable("encoder and estimator must fit the scans and each other"):
             torch.manual_seed(self.seed)
             encoder = SemanticEncoder(self.encoder_config, size=data.spec.size)
             estimator = GradientEstimator(

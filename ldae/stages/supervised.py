@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from ldae.configured import buildable
 from ldae.data.artefact import save_component
 from ldae.errors import InputError
 from ldae.nets.image_networks import ImageNetwork, NetworkConfig, make_network
@@ -120,7 +121,7 @@ class SupervisedStage(Stage):
         if hasattr(self, "net"):
             return
         self.prepare(self.datamodule)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), buildable("network must be such that it can be built"):
             torch.manual_seed(self.seed)
             size = self.datamodule.spec.size
             self.net = make_network(self.network_config, size=size, outputs=self.outputs)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ldae.configured import check_numbers
+
 MOST_SCANS = 4096
 """Scans that the principal components are measured on, at most."""
 
@@ -31,6 +33,11 @@ class WarmStartConfig:
     components: bool = True
     lr: float = 1e-3
     regressor_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Stop on numbers below zero."""
+        numbers = ("epochs", "weight", "lr", "regressor_lr")
+        check_numbers(self, "warm_start", least=dict.fromkeys(numbers, 0))
 
     @property
     def active(self) -> bool:

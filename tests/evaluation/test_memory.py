@@ -185,7 +185,7 @@ def memory_of(configs: Sequence[str | Path], *, out: Path | None = None) -> int:
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("aekl", ("data",), "autoencoder stage cannot be built: data.init_args.size"),
+        ("aekl", ("data",), "data.init_args.size of the autoencoder stage must be"),
         ("aekl", ("model", "init_args"), "configuration of autoencoder must hold model.init_args"),
     ],
 )
@@ -213,7 +213,7 @@ def test_channels_that_do_not_fit_together_are_refused(
     overlay.write_text("model: {init_args: {unet: {in_channels: 4}}}")
     paths = list(CONFIGS.values())
     assert memory_of([*paths[:2], overlay, paths[2]]) == 2
-    assert "denoiser stage cannot be built" in capfd.readouterr().err
+    assert "denoiser stage must be such that they can be built" in capfd.readouterr().err
     for text, told in (("trainer:", "scans of"), ("model: []", "must hold model.init_args")):
         overlay.write_text(text)
         code = memory_of([*paths[:2], overlay, paths[2]])
