@@ -172,6 +172,12 @@ def _one_sentence() -> Iterator[None]:
         raise InputError(
             f"The configuration is wrong: {text.removesuffix('.')}. --print_config shows all keys."
         ) from error
+    except ValueError as error:  # of the seed, which is set at once
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The configuration is wrong: {str(error).removesuffix('.')}. --print_config shows all keys."
+        ) from error
 
 
 @contextmanager

@@ -35,7 +35,11 @@ NO_COMPILER = "InvalidCxxCompiler"
 # What may differ between a training and the judgement of its stage.
 JUDGED_FREELY = ("trainer.", "data.init_args.batch_size", "data.init_args.cohort")
 LEAST = {
+    "trainer.max_epochs": 1,
     "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.log_every_n_steps": 0,
     "data.init_args.batch_size": 1,
     "data.init_args.num_workers": 0,
 }
@@ -108,7 +112,7 @@ def _check(cli: StageCLI) -> None:
     """Stop on numbers that nothing can be trained with, and on what no stage can learn from."""
     given = flatten(cli.resolved)
     for key, least in LEAST.items():
-        if isinstance(given.get(key), int) and given[key] < least:
+        if isinstance(given.get(key), int | float) and not given[key] >= least:
             raise InputError(f"{key} must be {least} or more, got {given[key]}. Give --{key} another number.")
     for path in parents(cli.run_dir, kind=cli.stage.kind).values():
         if path.name == CONFIG_NAME and path.is_file():
