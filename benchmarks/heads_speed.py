@@ -5,7 +5,7 @@
 
 The loop goes over members, samples and 1000 levels, one label at a time, as LaDiNE is published; it is timed
 on a part of its calls and scaled, which the result says. Floor: the operations of matrix products over the
-rate of a large one, in double precision as the head works.
+rate of a large one, in the head's precision: float32 to fit, double to sample.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     result: Result = {
         **{f"{name}_fit_s": round(second, 2) for name, second in fitted.items()},
         **{
-            f"{name}_fit_floor_s": round(operations(partial(fit, codes, labels)) / rate, 2)
+            f"{name}_fit_floor_s": round(operations(partial(fit, codes, labels)) / matrix_rate(), 2)
             for name, fit in fits.items()
         },
         "one_scan_ms": round(1e3 * min(taken["one"]), 2),

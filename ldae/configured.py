@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 
 from ldae.errors import CheckpointError, InputError
 
@@ -36,7 +38,8 @@ def check_numbers(
             raise InputError(f"{name}.{key} must have one number or more, got none.")
         if all(smallest <= number <= largest and number < limit for number in numbers):
             continue
-        upper = f" and at most {largest:g}" if largest < math.inf else ""
+        upper = " and finite" if math.inf in numbers else ""
+        upper += f" and at most {largest:g}" if largest < math.inf else ""
         upper += f" and below {limit:g}" if limit < math.inf else ""
         raise InputError(f"{name}.{key} must be at least {smallest:g}{upper}, got {value}.")
 
@@ -61,20 +64,15 @@ def buildable(what: str) -> Iterator[None]:
         ValueError,
         ArithmeticError,
         RuntimeError,
-        AttributeError,
         AssertionError,
     ) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU: no setting is to blame
+        # torch's, of a GPU and of a processor: no setting is to blame
+        if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
             raise
-        first = _first_cause(error)
-        reason = " ".join(str(first).split())[:300].rstrip(".")
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        frame = extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise InputError(
-            f"{what}, got {type(first).__name__}: {reason}. `ldae fit --print_config` shows all keys."
+            f"{what}, got {type(error).__name__}: {reason} ({place}). "
+            "`ldae fit --print_config` shows all keys."
         ) from error
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """What was raised first: a parser wraps what a class raises in the names of all that it tried."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

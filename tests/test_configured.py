@@ -40,6 +40,7 @@ from ldae.stages.warm_start import WarmStartConfig
         (ScheduleConfig, {"steps": 1}, "schedule.steps must be at least 2, got 1"),
         (ScheduleConfig, {"beta_end": 1.0}, "schedule.beta_end must be at least 0 and below 1, got 1.0"),
         (OptimiserConfig, {"lr": -1e-4}, "optimiser.lr must be at least 0, got -0.0001"),
+        (OptimiserConfig, {"lr": math.inf}, "optimiser.lr must be at least 0 and finite, got inf"),
         (OptimiserConfig, {"lr": math.nan}, "optimiser.lr must be at least 0, got nan"),
         (OptimiserConfig, {"warmup": 1.5}, "optimiser.warmup must be at least 0 and at most 1, got 1.5"),
         (OptimiserConfig, {"betas": (0.9, 1.0)}, "optimiser.betas must be at least 0 and below 1"),
@@ -55,14 +56,13 @@ def test_numbers_out_of_range_are_refused_by_their_key(
         config(**wrong)
 
 
-def test_what_cannot_be_built_is_told_with_its_first_cause() -> None:
-    first = ValueError("two\n lines.")
-    message = r"networks must fit, got ValueError: two lines\. `ldae fit"
+def test_what_cannot_be_built_is_told_with_its_place() -> None:
+    message = r"networks must fit, got ValueError: two lines \(test_configured.py, line \d+\)\. `ldae fit"
     with pytest.raises(InputError, match=message), buildable("networks must fit"):
-        raise TypeError("all that was tried") from first
+        raise ValueError("two\n lines.")
 
 
-@pytest.mark.parametrize("kind", [InputError, CheckpointError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("kind", [InputError, CheckpointError, KeyboardInterrupt, OSError, AttributeError])
 def test_other_errors_pass(kind: type[BaseException]) -> None:
     with pytest.raises(kind, match=r"^as it was$"), buildable("networks must fit"):
         raise kind("as it was")
@@ -72,13 +72,20 @@ def test_a_full_card_is_no_wrong_setting() -> None:
     full = type("OutOfMemoryError", (RuntimeError,), {})
     with pytest.raises(full), buildable("networks must fit"):
         raise full
+    message = "DefaultCPUAllocator: can't allocate memory"
+    with pytest.raises(RuntimeError, match=message), buildable("networks must fit"):
+        raise RuntimeError(message)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("autoencoder.res_blocks", "-2", "autoencoder.res_blocks must be at least 1, got -2."),
-        ("autoencoder.channels", "[32, 33]", "expects all channels being multiple of norm_num_groups."),
+        (
+            "autoencoder.channels",
+            "[32, 33]",
+            "multiple of norm_num_groups (autoencoderkl.py, line ",
+        ),
         ("ema_decay", "2", "ema_decay must be from 0 to 1, got 2.0."),
     ],
 )

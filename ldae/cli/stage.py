@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Literal
 
 import yaml
@@ -172,12 +173,10 @@ def _one_sentence() -> Iterator[None]:
         raise InputError(
             f"The configuration is wrong: {text.removesuffix('.')}. --print_config shows all keys."
         ) from error
-    except ValueError as error:  # of the seed, which is set at once
-        if isinstance(error, InputError):
+    except ValueError as error:
+        if "not in bounds" not in str(error):  # so Lightning says it of the seed, which it sets at once
             raise
-        raise InputError(
-            f"The configuration is wrong: {str(error).removesuffix('.')}. --print_config shows all keys."
-        ) from error
+        raise InputError(f"seed_everything must be a seed: {error}. Give another number.") from error
 
 
 @contextmanager
@@ -187,9 +186,16 @@ def _own_errors() -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            cause: BaseException | None = error
-            while cause is not None:
+            causes: list[BaseException] = [error]
+            while (cause := causes[-1].__cause__) is not None and cause not in causes:
+                causes.append(cause)
+            for cause in causes:
                 if isinstance(cause, InputError | CheckpointError | FileNotFoundError):
-                    raise cause from error
-                cause = cause.__cause__
-            raise
+                    raise cause from None
+            raise next((cause for cause in causes if not _of_parser(cause)), error) from None
+
+
+def _of_parser(error: BaseException) -> bool:
+    """Whether the parser itself raised it, such as the list of all that it tried."""
+    frames = extract_tb(error.__traceback__)
+    return bool(frames) and "jsonargparse" in Path(frames[-1].filename).parts

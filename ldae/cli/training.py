@@ -35,7 +35,6 @@ NO_COMPILER = "InvalidCxxCompiler"
 # What may differ between a training and the judgement of its stage.
 JUDGED_FREELY = ("trainer.", "data.init_args.batch_size", "data.init_args.cohort")
 LEAST = {
-    "trainer.max_epochs": 1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": 0,
     "trainer.check_val_every_n_epoch": 1,
@@ -114,6 +113,9 @@ def _check(cli: StageCLI) -> None:
     for key, least in LEAST.items():
         if isinstance(given.get(key), int | float) and not given[key] >= least:
             raise InputError(f"{key} must be {least} or more, got {given[key]}. Give --{key} another number.")
+    identity = given.get("model.init_args.autoencoder.identity")
+    if given["trainer.max_epochs"] == 0 and not identity:
+        raise InputError("trainer.max_epochs must be 1 or more, got 0. Give --trainer.max_epochs a number.")
     for path in parents(cli.run_dir, kind=cli.stage.kind).values():
         if path.name == CONFIG_NAME and path.is_file():
             document = read_json(path)

@@ -50,7 +50,9 @@ class AutoencoderConfig:
     identity: bool = False
 
     def __post_init__(self) -> None:
-        """Stop on numbers of which no network can be built."""
+        """Stop on numbers of which no network can be built, where one is."""
+        if self.identity:
+            return
         counts = ("channels", "latent_channels", "res_blocks", "patch", "groups")
         least = dict.fromkeys(counts, 1) | {"attention_levels": 0}
         check_numbers(self, "autoencoder", least=least, most={"attention_levels": len(self.channels) - 1})

@@ -5,8 +5,9 @@ Where an axis of its input is no longer than its kernel, a convolution in bfloat
 weights' gradient unwritten (oneDNN as of torch 2.15, stride 1 and two planes of depth for example): whatever
 lay in that memory becomes the gradient. Such ones work in float32.
 
-One that cuts single-channel slices into patches takes several times as long as the product of matrices that
-it is (oneDNN, backward in bfloat16), and so becomes one. With more channels the convolution is the faster.
+One that cuts single-channel slices into patches takes in bfloat16 several times as long as the product of
+matrices that it is (oneDNN, backward), and so becomes one under autocast. In float32 it gains nothing, and
+with more channels the convolution is the faster.
 
 Weights stay where they are, and their names too. `tests/nets/test_cpu_convolutions.py` shows both.
 """
@@ -44,6 +45,9 @@ def _cuts_patches(part: nn.Module) -> bool:
 class _PatchProduct(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         p, q = self.kernel_size
+        whole_patches = x.ndim == 4 and x.shape[2] >= p and x.shape[3] >= q  # or let the convolution say
+        if not (whole_patches and torch.is_autocast_enabled("cpu")):
+            return super().forward(x)
         rows, columns = x.shape[2] // p, x.shape[3] // q
         # a convolution leaves out what does not fill a patch
         whole = x[:, 0, : rows * p, : columns * q]

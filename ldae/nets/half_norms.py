@@ -8,6 +8,7 @@ memory for the backward pass. Here only what went in is kept.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def norms_in_float32(module: nn.Module) -> None:
 
 class _GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype.itemsize > 2:
+        weights_are_half = self.weight is not None and self.weight.dtype != torch.float32
+        if x.dtype.itemsize > 2 or weights_are_half:
             return super().forward(x)
         normalised: Tensor = _Normalised.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return normalised
@@ -39,7 +41,7 @@ class _Normalised(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
     ) -> Tensor:
-        ctx.sizes = len(x), x.shape[1], x[0, 0].numel(), groups
+        ctx.sizes = len(x), x.shape[1], math.prod(x.shape[2:]), groups
         out, mean, rstd = aten.native_group_norm(_float32(x, _layout(x)), weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         normalised: Tensor = out.to(x.dtype)

@@ -145,12 +145,7 @@ class AutoencoderStage(Stage):
         if self.discriminator is not None:
             trained.append((self.discriminator_config, self.discriminator))
         pairs = [
-            make_optimiser(
-                config,
-                [list(module.parameters())],
-                phases=[Phase(total, (config.lr,))],
-                precision=self.trainer.precision,
-            )
+            make_optimiser(config, [list(module.parameters())], phases=[Phase(total, (config.lr,))])
             for config, module in trained
         ]
         return [{"optimizer": optimiser, "lr_scheduler": schedule} for optimiser, schedule in pairs]

@@ -97,9 +97,7 @@ class CodeSamplerStage(Stage):
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
         parameters = list(self.sampler.network.parameters())
-        optimiser, schedule = make_optimiser(
-            config, [parameters], phases=phases, precision=self.trainer.precision
-        )
+        optimiser, schedule = make_optimiser(config, [parameters], phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

@@ -104,9 +104,7 @@ class DenoiserStage(Stage):
         """Adam over the UNet."""
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
-        optimiser, schedule = make_optimiser(
-            config, [list(self.unet.parameters())], phases=phases, precision=self.trainer.precision
-        )
+        optimiser, schedule = make_optimiser(config, [list(self.unet.parameters())], phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from ldae.configured import check_numbers
 from ldae.nets.blocks import UndecayedParameter
 
-SCALED = "16-mixed"
-"""The precision whose gradients are scaled: Lightning does not clip those that a fused optimiser unscales."""
 FUSED_ON = ("cpu", "cuda")
 
 
@@ -81,39 +79,40 @@ def make_optimiser(
     groups: Sequence[list[Parameter]],
     *,
     phases: Sequence[Phase],
-    precision: str = "32-true",
 ) -> tuple[Optimizer, LambdaLR]:
     """Adam over groups of parameters, with their learning rates over the phases of the training.
 
-    What is an `UndecayedParameter` makes a further group of the optimiser, without weight decay. Where no
-    loss is scaled (all but "16-mixed") one kernel takes the step, on the devices that are known to have it.
+    What is an `UndecayedParameter` makes a further group of the optimiser, without weight decay. One kernel
+    takes the step on the devices that are known to have it, also where a run goes on that began without.
     """
     parts = [
         (number, {"params": part, "lr": 1.0, "weight_decay": decay})
         for number, group in enumerate(groups)
         for part, decay in _by_decay(group, config.weight_decay)
     ]
-    fused = precision != SCALED and all(one.device.type in FUSED_ON for part in groups for one in part)
+    fused = all(one.device.type in FUSED_ON for part in groups for one in part)
     optimiser = AdamW([part for _, part in parts], betas=config.betas, fused=fused)
-    optimiser.register_step_pre_hook(_lay_out)
+    optimiser.register_load_state_dict_post_hook(partial(_go_on, fused=fused))
     rates: list[Callable[[int], float]] = [
         partial(_rate, config=config, phases=phases, group=number) for number, _ in parts
     ]
     return optimiser, LambdaLR(optimiser, rates)
 
 
-def _lay_out(optimiser: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let gradients and averages lie in memory as their weights do.
+def _go_on(optimiser: Optimizer, *, fused: bool) -> None:
+    """Make a loaded state one that this machine's kernel can go on with.
 
-    The fused kernel walks through memory and mixes up the places of what lies otherwise, such as the averages
-    of a checkpoint from a machine that does not store its convolutions channels-last.
+    The fused kernel walks through memory and mixes up the places of averages that lie otherwise than their
+    weights, such as those of a machine that does not store its convolutions channels-last. Gradients lie as
+    their weights do: torch.autograd sees to that.
     """
     for group in optimiser.param_groups:
+        group["fused"] = fused
         for weight in group["params"]:
-            if weight.grad is not None:
-                weight.grad = _laid_out(weight.grad, weight)
             state = optimiser.state.get(weight, {})
             state.update({name: _laid_out(value, weight) for name, value in state.items()})
+            if fused and "step" in state:
+                state["step"] = state["step"].to(weight.device, torch.float32)
 
 
 def _laid_out(value: Tensor, weight: Parameter) -> Tensor:

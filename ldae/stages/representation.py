@@ -146,7 +146,7 @@ class RepresentationStage(Stage):
         phases = [Phase(self.total_steps - warm, (config.lr, config.lr))]
         if warm:
             phases.insert(0, Phase(warm, (self.warm_start.lr, self.warm_start.regressor_lr)))
-        optimiser, schedule = make_optimiser(config, groups, phases=phases, precision=self.trainer.precision)
+        optimiser, schedule = make_optimiser(config, groups, phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

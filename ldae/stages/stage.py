@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,7 +19,6 @@ from ldae.nets.cpu_convolutions import fit_to_cpu
 from ldae.nets.half_norms import norms_in_float32
 from ldae.nets.shared_layers import share_layers
 from ldae.stages.finite import FiniteLoss
-from ldae.stages.optimiser import SCALED
 
 FROZEN_PREFIX = "frozen."
 SEED_STRIDE = 1_000_003
@@ -139,16 +138,18 @@ class Stage(FiniteLoss):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does in float32, unless gradients are scaled.
+        """Clip the gradients, in mixed precision those without scale.
 
-        Its mixed precision clips nothing for a fused optimiser, not even where there is no scale.
+        Lightning's mixed precision refuses to clip for a fused optimiser, even where there is no scale.
         """
         plugin = self.trainer.precision_plugin
-        kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        if self.trainer.precision == SCALED:
-            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, kind)
-        else:
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
+        if not gradient_clip_val or not isinstance(plugin, MixedPrecision):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        if plugin.scaler is not None:
+            plugin.scaler.unscale_(optimizer)
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Figures of `held_out` as val/..."""

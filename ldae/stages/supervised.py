@@ -140,9 +140,7 @@ class SupervisedStage(Stage):
         """Adam over the network."""
         config = self.optimiser_config
         phases = [Phase(self.total_steps, (config.lr,))]
-        optimiser, schedule = make_optimiser(
-            config, [list(self.net.parameters())], phases=phases, precision=self.trainer.precision
-        )
+        optimiser, schedule = make_optimiser(config, [list(self.net.parameters())], phases=phases)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

@@ -372,7 +372,7 @@ def test_a_second_config_overlays_the_first(tiny: Path, ldae) -> None:
         (["--trainer.max_epochs", "0"], ["trainer.max_epochs must be 1 or more, got 0"]),
         (["--trainer.gradient_clip_val", "-0.5"], ["gradient_clip_val must be 0 or more, got -0.5"]),
         (["--trainer.check_val_every_n_epoch", "0"], ["check_val_every_n_epoch must be 1 or more, got 0"]),
-        (["--seed_everything", "-4"], ["-4 is not in bounds"]),
+        (["--seed_everything", "-4"], ["seed_everything must be a seed: -4 is not in bounds"]),
         (["--data.init_args.num_workers", "-1"], ["data.init_args.num_workers must be 0 or more, got -1"]),
     ],
 )

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ldae.nets.cpu_convolutions import fit_to_cpu
 from ldae.nets.unet import UNet, UNetConfig
@@ -97,14 +98,30 @@ def test_patches_cut_by_a_product_of_matrices_are_those_of_the_convolution(
     conv = nn.Conv2d(1, 12, patch, stride=patch)
     product = nn.Sequential(copy.deepcopy(conv))
     fit_to_cpu(product)
-    assert type(product[0]) is not nn.Conv2d
     x = torch.randn(5, 1, *size)
-    got, expected = product(x), conv(x)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(product(x), conv(x))
+    expected = conv(x)
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", dtype=torch.bfloat16):
+        got = product(x)
+    assert set(counter.get_flop_counts()["Global"]) == {torch.ops.aten.addmm}, "no convolution"
+    assert got.dtype == torch.bfloat16
+    assert (got - expected).norm() <= 0.01 * expected.norm()
     (got * expected.detach()).sum().backward()
     (expected * expected.detach()).sum().backward()
     for mine, theirs in zip(product[0].parameters(), conv.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert (mine.grad - theirs.grad).norm() <= 0.01 * theirs.grad.norm()
+
+
+def test_slices_smaller_than_a_patch_are_refused_as_by_a_convolution() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 8, stride=8))
+    fit_to_cpu(net)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(RuntimeError, match="Kernel size can't be greater"),
+    ):
+        net(torch.randn(2, 1, 4, 16))
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldae.nets.half_norms import norms_in_float32
 
@@ -27,6 +29,29 @@ def norms(*, affine: bool = True) -> tuple[nn.GroupNorm, nn.GroupNorm]:
     careful = copy.deepcopy(plain)
     norms_in_float32(careful)
     return plain, careful
+
+
+def taken_by(norm: nn.Module, x: Tensor) -> list[torch.dtype]:
+    """The types of what the kernel is given."""
+    given: list[torch.dtype] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket is torch.ops.aten.native_group_norm:
+                given.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        norm(x)
+    return given
+
+
+def test_the_kernel_works_in_float32_unless_weights_are_half_too() -> None:
+    plain, careful = norms()
+    x = torch.randn(SHAPES["volume"]).bfloat16()
+    assert taken_by(plain, x) == [torch.bfloat16]
+    assert taken_by(careful, x) == [torch.float32]
+    assert torch.equal(careful.bfloat16()(x), plain.bfloat16()(x)), "as in precision bf16-true"
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
@@ -47,8 +48,9 @@ def loader(scans: int, batch_size: int = 2) -> DataLoader[dict[str, torch.Tensor
     return DataLoader([{"volume": volume} for volume in volumes], batch_size=batch_size)  # type: ignore[arg-type]
 
 
-def train(stage: AutoencoderStage, folder: Path, *, scans: int = 8, epochs: int = 1) -> None:
+def train(stage: AutoencoderStage, folder: Path, *, scans: int = 8, epochs: int = 1, **settings: Any) -> None:
     trainer = Trainer(
+        **settings,
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
@@ -86,6 +88,29 @@ def test_weight_zero_builds_no_network() -> None:
     stage = AutoencoderStage(autoencoder=SMALL, loss=AutoencoderLossConfig(perceptual=0, adversarial=0))
     assert stage.discriminator is None
     assert not list(stage.frozen.parameters())
+
+
+def weights(stage: AutoencoderStage) -> torch.Tensor:
+    return torch.cat([one.detach().float().flatten() for one in stage.autoencoder.parameters()])
+
+
+def test_networks_learn_the_same_in_every_precision(tmp_path: Path) -> None:
+    """Lightning offers half precision with scaled gradients on GPUs only, its plugin does on a CPU."""
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
+    ways: list[dict[str, Any]] = [
+        {},
+        {"precision": "bf16-mixed"},
+        {"plugins": scaled},
+    ]
+    moved = []
+    for way in ways:
+        torch.manual_seed(0)
+        stage = AutoencoderStage(autoencoder=SMALL, loss=adversarial(0), optimiser=OptimiserConfig(lr=1e-2))
+        before = weights(stage)
+        train(stage, tmp_path, scans=4, **way)
+        moved.append(weights(stage) - before)
+    for one in moved[1:]:
+        assert torch.cosine_similarity(one, moved[0], dim=0) > 0.5
 
 
 def test_average_moves_once_an_optimiser_step(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from ldae.nets.unet import UNetConfig
@@ -24,53 +25,60 @@ def fresh(*, last: bool) -> nn.Conv3d:
     return conv.to(memory_format=torch.channels_last_3d) if last else conv
 
 
-def optimiser_of(conv: nn.Module, *, precision: str = "32-true") -> torch.optim.Optimizer:
-    parameters = [list(conv.parameters())]
+def optimiser_of(conv: nn.Module) -> torch.optim.Optimizer:
     phases = [Phase(STEPS, (CONFIG.lr,))]
-    return make_optimiser(CONFIG, parameters, phases=phases, precision=precision)[0]
+    return make_optimiser(CONFIG, [list(conv.parameters())], phases=phases)[0]
+
+
+def plain_adamw(conv: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(conv.parameters(), lr=CONFIG.lr, weight_decay=0.1)
 
 
 def take(conv: nn.Conv3d, optimiser: torch.optim.Optimizer, steps: range) -> None:
-    """Steps along gradients that lie as torch makes them, which need not be as the weights lie."""
+    """Steps as Lightning takes them, with the backward pass within."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
-        for weight in conv.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
-        optimiser.step()
+        x = torch.randn(2, 4, 5, 6, 7, generator=generator)
+
+        def closure(x: Tensor = x) -> Tensor:
+            optimiser.zero_grad()
+            loss = conv(x).square().mean()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)  # type: ignore[arg-type]
 
 
 def by_torch(steps: int) -> Tensor:
     """Weights after the same steps of torch's plain AdamW on weights that lie plainly."""
     conv = fresh(last=False)
-    take(conv, torch.optim.AdamW(conv.parameters(), lr=CONFIG.lr, weight_decay=0.1), range(steps))
+    take(conv, plain_adamw(conv), range(steps))
     return conv.weight.detach()
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_steps_are_adamws_however_weights_and_gradients_lie(last: bool) -> None:
+def test_steps_are_adamws_however_weights_lie(last: bool) -> None:
     conv = fresh(last=last)
     take(conv, optimiser_of(conv), range(STEPS))
-    torch.testing.assert_close(conv.weight.detach(), by_torch(STEPS), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(conv.weight.detach(), by_torch(STEPS), rtol=1e-4, atol=1e-5)
     assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d) == last
 
 
-@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+@pytest.mark.parametrize("begun_by", [optimiser_of, plain_adamw])
 @pytest.mark.parametrize("last", [True, False])
-def test_a_run_goes_on_on_a_machine_that_stores_its_weights_otherwise(last: bool, precision: str) -> None:
+def test_a_run_goes_on_from_weights_that_lay_otherwise_and_from_another_kernel(
+    last: bool, begun_by: Callable[[nn.Module], torch.optim.Optimizer]
+) -> None:
     first = fresh(last=not last)
-    before = optimiser_of(first, precision=precision)
+    before = begun_by(first)
     take(first, before, range(2))
     second = fresh(last=last)
     second.load_state_dict(first.state_dict())
     after = optimiser_of(second)
     after.load_state_dict(before.state_dict())
+    assert after.param_groups[0]["fused"]
     take(second, after, range(2, STEPS))
-    torch.testing.assert_close(second.weight.detach(), by_torch(STEPS), rtol=1e-5, atol=1e-6)
-
-
-def test_one_kernel_takes_the_step_unless_gradients_are_scaled() -> None:
-    assert optimiser_of(fresh(last=True), precision="bf16-mixed").param_groups[0]["fused"]
-    assert not optimiser_of(fresh(last=True), precision="16-mixed").param_groups[0]["fused"]
+    torch.testing.assert_close(second.weight.detach(), by_torch(STEPS), rtol=1e-4, atol=1e-5)
 
 
 class Clipped(DenoiserStage):
@@ -89,21 +97,29 @@ class Clipped(DenoiserStage):
         return torch.cat([one.grad.flatten() for one in self.unet.parameters() if one.grad is not None])
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def scaled() -> MixedPrecision:
+    """Half precision with a scale for the gradients, which Lightning offers on GPUs only."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("algorithm", ["norm", "value", None])
 def test_gradients_are_clipped_in_every_precision(
     tiny_run: Path, train: Callable[..., Any], precision: str, algorithm: str | None
 ) -> None:
     stage = Clipped(run_dir=str(tiny_run), unet=UNET)
     clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
-    train(stage, precision=precision, limit_train_batches=2, **clip)
+    chosen = {"plugins": scaled()} if precision == "16-mixed" else {"precision": precision}
+    train(stage, limit_train_batches=2, **chosen, **clip)
     assert len(stage.felt) == 2
     for before, after in stage.felt:
         if algorithm == "value":
-            torch.testing.assert_close(after, before.clamp(-1e-3, 1e-3))
+            scale = 64 if precision == "16-mixed" else 1
+            torch.testing.assert_close(after, (before / scale).clamp(-1e-3, 1e-3))
             assert (after.abs() == 1e-3).any()
         else:
             torch.testing.assert_close(after, before * 1e-3 / before.norm(), rtol=1e-3, atol=1e-9)
+            assert float(after.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_without_a_limit_nothing_is_clipped(tiny_run: Path, train: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldae.data.artefact import load_component, read_json, write_json
 from ldae.data.cohort import read_cohort, write_cohort
@@ -91,6 +91,19 @@ def test_the_frozen_denoiser_stays_as_it_was(trained: tuple[Noted, Any], tiny_ru
     assert all(parameter.grad is None for parameter in stage.frozen.parameters())
     for part in ("encoder.backbone", "encoder.pooling", "estimator.place", "estimator.up", "estimator.code"):
         assert changed(stage, part), part
+
+
+def test_layers_are_fitted_to_the_machine(trained: tuple[Noted, Any]) -> None:
+    stage, _ = trained
+    kinds = [(part, type(part).__name__) for part in (*stage.learned.modules(), *stage.frozen.modules())]
+    norms = {name for part, name in kinds if isinstance(part, nn.GroupNorm)}
+    assert norms == {"_GroupNorm"}
+    assert type(stage.learned.encoder.backbone.stem).__name__ == "_PatchProduct"
+    assert all(
+        part.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        for part, _ in kinds
+        if isinstance(part, nn.Conv3d)
+    )
 
 
 def test_the_average_holds_encoder_and_estimator_and_nothing_else(
