@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,25 @@ def weights(stage: AutoencoderStage) -> torch.Tensor:
     return torch.cat([one.detach().float().flatten() for one in stage.autoencoder.parameters()])
 
 
-def test_networks_learn_the_same_in_every_precision(tmp_path: Path) -> None:
-    """Lightning offers half precision with scaled gradients on GPUs only, its plugin does on a CPU."""
+def test_every_precision_takes_nearly_the_same_step(tmp_path: Path) -> None:
+    """Lightning offers half precision with scaled gradients on GPUs only, its plugin does on a CPU.
+
+    Adam's first step is the sign of the gradient, which rounding turns where the gradient is about 0. The
+    latent's noise, which lies in the order of memory, is small.
+    """
+    quiet = replace(SMALL, log_variance=-12.0)
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
-    ways: list[dict[str, Any]] = [
-        {},
-        {"precision": "bf16-mixed"},
-        {"plugins": scaled},
-    ]
+    ways: list[dict[str, Any]] = [{}, {"precision": "bf16-mixed"}, {"plugins": scaled}]
     moved = []
     for way in ways:
         torch.manual_seed(0)
-        stage = AutoencoderStage(autoencoder=SMALL, loss=adversarial(0), optimiser=OptimiserConfig(lr=1e-2))
+        stage = AutoencoderStage(autoencoder=quiet, loss=adversarial(0), optimiser=OptimiserConfig(lr=1e-2))
         before = weights(stage)
-        train(stage, tmp_path, scans=4, **way)
+        train(stage, tmp_path, scans=2, **way)
         moved.append(weights(stage) - before)
+    assert float(moved[0].abs().median()) == pytest.approx(1e-2, rel=1e-3)
     for one in moved[1:]:
-        assert torch.cosine_similarity(one, moved[0], dim=0) > 0.5
+        assert torch.cosine_similarity(one, moved[0], dim=0) > 0.8
 
 
 def test_average_moves_once_an_optimiser_step(tmp_path: Path) -> None:
