@@ -5,13 +5,13 @@
 
 Networks and batches are the demo's. "plain" keeps weights as they are made, writes attention out and, in
 stage 3, runs the frozen trunk once for the denoiser and once for the estimator. "default" is what the
-stages do on this machine: convolutions channels-last, fused attention, slices cut into patches by a product
-of matrices, the optimiser's step as one kernel, the trunk once without gradients. "bf16" is the default under
-autocast, with group norms that work in float32 and give bf16 back; it pays where the processor multiplies
-bf16 numbers. "bf16 compiled" is the same under torch.compile. All forms train from the same weights on the
-same noise, one batch over and over; `loss_apart` is how far their losses lie from those of the plain form,
-relative to these: the median over 100 steps. `noise` is that distance between the plain form and itself on
-other noise.
+stages do on this machine: convolutions channels-last, fused attention, the optimiser's step as one kernel,
+the trunk once without gradients. "bf16" is the default under autocast, with slices cut into patches by a
+product of matrices and group norms that work in float32 and give bf16 back; it pays where the processor
+multiplies bf16 numbers. "bf16 compiled" is the same under torch.compile. All forms train from the same
+weights on the same noise, one batch over and over; `loss_apart` is how far their losses lie from those of
+the plain form, relative to these: the median over 100 steps. `noise` is that distance between the plain
+form and itself on other noise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Group normalisations under autocast: float32 within, and out comes the type that went in.
 
-torch leaves them in bfloat16 on a CPU, where they take five times as long as in float32. On a GPU it takes
+torch leaves them in bfloat16 on a CPU, where they take longer than in float32. On a GPU it takes
 them to float32 and leaves their results there, so that they and the activation after them keep twice the
 memory for the backward pass. Here only what went in is kept.
 """
