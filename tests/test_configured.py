@@ -35,6 +35,16 @@ from ldae.stages.warm_start import WarmStartConfig
         (UNetConfig, {"dropout": 1.0}, "unet.dropout must be at least 0 and below 1, got 1.0"),
         (UNetConfig, {"downsample_axes": (3,)}, "unet.downsample_axes must be at least 0 and at most 2"),
         (UNetConfig, {"multipliers": ()}, "unet.multipliers must have one number or more"),
+        (
+            UNetConfig,
+            {"multipliers": (1, 2)},
+            r"unet.attention_levels must be at least 0 and at most 1, got \(1, 2\)",
+        ),
+        (
+            UNetConfig,
+            {"base": 96, "multipliers": (1, 2, 3), "attention_levels": (0,)},
+            r"unet.head_channels must divide the channels .*, got 64 for \[96, 288\]",
+        ),
         (CodeDenoiserConfig, {"layers": 1}, "network.layers must be at least 2, got 1"),
         (SemanticConfig, {"code_size": 0}, "encoder.code_size must be at least 1, got 0"),
         (ScheduleConfig, {"steps": 1}, "schedule.steps must be at least 2, got 1"),

@@ -127,7 +127,7 @@ class SelfAttention(nn.Module):
 
     Args:
         channels: Channels in and out.
-        head_channels: Channels of one head; must divide `channels`.
+        head_channels: Channels of one head; must divide `channels`, of which no more make one head.
         groups: Groups of the normalisation.
     """
 

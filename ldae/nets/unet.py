@@ -29,7 +29,7 @@ class UNetConfig:
         multipliers: Channels of each level in multiples of `base`; each further level halves the axes.
         blocks: Residual blocks a level.
         attention_levels: Levels with self-attention, 0 the finest.
-        head_channels: Channels of an attention head.
+        head_channels: Channels of an attention head; a level of no more channels has one head.
         groups: Groups of the normalisations.
         dropout: Dropout inside the residual blocks.
         downsample_axes: Axes that are halved from level to level; the published code leaves out the first.
@@ -53,11 +53,20 @@ class UNetConfig:
             self,
             "unet",
             least=dict.fromkeys(counts, 1) | others,
-            most={"downsample_axes": 2},
+            most={"downsample_axes": 2, "attention_levels": len(self.multipliers) - 1},
             below={"dropout": 1},
         )
         if self.base % 2:
             raise InputError(f"unet.base must be even, half of it sines of the noise level, got {self.base}.")
+        # the middle, as wide as the coarsest level, always has attention
+        attended = {self.widths[-1], *(self.widths[level] for level in self.attention_levels)}
+        head = self.head_channels
+        uneven = sorted(width for width in attended if width > head and width % head)
+        if uneven:
+            raise InputError(
+                "unet.head_channels must divide the channels of every level with attention, got "
+                f"{head} for {uneven}."
+            )
 
     @property
     def embedding(self) -> int:

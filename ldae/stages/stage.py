@@ -92,12 +92,11 @@ class Stage(FiniteLoss):
         """Standard normal noise of the shape of `scans`, [B, ...].
 
         Of several processes each draws for all of them and keeps what belongs to its own scans: together they
-        draw what one process would.
+        draw what one process would. Drawn in the order of the axes, however the processor laid out `scans`.
         """
         ranks = process_count()
-        if ranks == 1:
-            return torch.randn_like(scans)
-        return torch.randn_like(torch.cat([scans] * ranks))[self.global_rank :: ranks]
+        drawn = torch.randn(len(scans) * ranks, *scans.shape[1:], dtype=scans.dtype, device=scans.device)
+        return drawn[self.global_rank :: ranks]
 
     def draw_levels(self, count: int, *, steps: int) -> Tensor:
         """Noise levels of so many scans, evenly from 0 to `steps` - 1, [B]; drawn as `noise_like` draws."""

@@ -99,7 +99,7 @@ def test_every_precision_takes_nearly_the_same_step(tmp_path: Path) -> None:
     """Lightning offers half precision with scaled gradients on GPUs only, its plugin does on a CPU.
 
     Adam's first step is the sign of the gradient, which rounding turns where the gradient is about 0. The
-    latent's noise, which lies in the order of memory, is small.
+    latent's noise, which another type of number draws otherwise, is small.
     """
     quiet = replace(SMALL, log_variance=-12.0)
     scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))

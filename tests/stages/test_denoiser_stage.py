@@ -48,6 +48,17 @@ def random_stats() -> LatentStats:
     )
 
 
+def test_noise_of_a_seed_does_not_depend_on_the_layout_in_memory() -> None:
+    stage = DenoiserStage(unet=UNET)
+    z0 = torch.zeros(2, 3, 4, 6, 4)
+    drawn = []
+    for scans in (z0, z0.to(memory_format=torch.channels_last_3d)):
+        torch.manual_seed(3)
+        drawn.append(stage.noise_like(scans))
+    assert drawn[0].shape == z0.shape
+    assert torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("level", [0, 100, 500, 999])
 def test_loss_at_the_start_is_what_the_prior_leaves(level: int) -> None:
     """Over Gaussian latents of variance s the prior is exact: it leaves Var[v | z_t] = s / (A s + 1 - A)."""
