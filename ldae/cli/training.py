@@ -42,6 +42,8 @@ LEAST = {
     "data.init_args.batch_size": 1,
     "data.init_args.num_workers": 0,
 }
+# With Lightning's short names; in all of them weights, their averages and the optimiser's stay in float32.
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 
 
 def fit_stage(words: Sequence[str], *, request: str, started: float) -> None:
@@ -113,6 +115,12 @@ def _check(cli: StageCLI) -> None:
     for key, least in LEAST.items():
         if isinstance(given.get(key), int | float) and not given[key] >= least:
             raise InputError(f"{key} must be {least} or more, got {given[key]}. Give --{key} another number.")
+    precision = given.get("trainer.precision")
+    if precision is not None and str(precision) not in PRECISIONS:
+        raise InputError(
+            "trainer.precision must be 32-true, bf16-mixed or 16-mixed, where weights stay in float32 and "
+            f"small steps are not lost, got {precision}. Give --trainer.precision another."
+        )
     identity = given.get("model.init_args.autoencoder.identity")
     if given["trainer.max_epochs"] == 0 and not identity:
         raise InputError("trainer.max_epochs must be 1 or more, got 0. Give --trainer.max_epochs a number.")

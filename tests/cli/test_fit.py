@@ -370,6 +370,10 @@ def test_a_second_config_overlays_the_first(tiny: Path, ldae) -> None:
         (["--trainer.accelerator", "warp"], ["warp"]),
         (["--trainer.accumulate_grad_batches", "0"], ["accumulate_grad_batches must be 1 or more, got 0"]),
         (["--trainer.max_epochs", "0"], ["trainer.max_epochs must be 1 or more, got 0"]),
+        (
+            ["--trainer.precision", "bf16-true"],
+            ["precision must be 32-true, bf16-mixed or 16-mixed", "got bf16-true"],
+        ),
         (["--trainer.gradient_clip_val", "-0.5"], ["gradient_clip_val must be 0 or more, got -0.5"]),
         (["--trainer.check_val_every_n_epoch", "0"], ["check_val_every_n_epoch must be 1 or more, got 0"]),
         (["--seed_everything", "-4"], ["seed_everything must be a seed: -4 is not in bounds"]),

@@ -235,7 +235,7 @@ def test_an_overlay_is_laid_over_the_configuration_before_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "16", "16-true", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "16", "bf16"])
 def test_every_half_precision_counts_as_half(tmp_path: Path, precision: str) -> None:
     """Denoiser alone: as much as bf16 takes there, and less than float32."""
     (tmp_path / "half.yaml").write_text(f"trainer: {{precision: {precision}}}")
