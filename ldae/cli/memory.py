@@ -35,7 +35,7 @@ CARDS = (16, 24, 48, 80)
 BATCHES = (1, 2, 4, 8, 16, 32)
 ROOM = 0.1
 """Share of a card that is left free: it has less than its name says, its memory falls into pieces, and on a
-processor the estimate lacked 0.5 to 2.1 GiB (benchmarks/README.md)."""
+processor the estimate lacked 0.5 to 2.4 GiB (benchmarks/README.md)."""
 HALF = ("16", "bf16")
 """How the names of Lightning's precisions begin that compute in half precision."""
 GIB = 2**30
